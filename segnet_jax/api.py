@@ -13,6 +13,7 @@ from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.run_folder import RESULT_FILE
 from segnet_jax.system import confined, logs
 from segnet_jax.system.errors import UserError
+from segnet_jax.training.own_augmentation import OwnAugmentation
 
 __all__ = ["Run", "Scores", "TrainedNetwork", "evaluate", "load", "train"]
 
@@ -64,7 +65,7 @@ def train(**settings: Any) -> Run:
 
     Args:
       **settings: flags of the command, with underscores: fields of the config, `protocol` and `config`, such as
-        `train(data="photos", image_size=(240, 320), flip=False)`.
+        `train(data="photos", image_size=(240, 320), flip=False)`; `augment` may also be a function.
 
     Raises:
       UserError: If a setting is wrong, or the data have faults; the message is that of the command.
@@ -73,10 +74,14 @@ def train(**settings: Any) -> Run:
     from segnet_jax.runs.trainer import Trainer
 
     logs.configure()
-    config = parse_config(_words(Config, settings), prog="segnet_jax.train", description="", defaults=default_config)
+    if callable(function := settings.get("augment")):
+        settings["augment"] = f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"
+    words = _words(Config, settings)
+    config = parse_config(words, prog="segnet_jax.train", description="", defaults=default_config)
     if config.find_lr:
         raise UserError("find_lr is for the command only: use python -m segnet_jax.train --find-lr")
-    trainer = Trainer(config)
+    named = OwnAugmentation(config.augment, function) if callable(function) else None
+    trainer = Trainer(config, named or OwnAugmentation.named(config.augment, words))
     trainer.run()
     return _read_run(trainer.folder)
 

@@ -18,6 +18,7 @@ from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import NotFinite, UserError
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop
+from segnet_jax.training.own_augmentation import OwnAugmentation
 
 DESCRIPTION = """Dry-run training: read all data, take two steps, evaluate some images, save and restore a checkpoint,
 and estimate the memory and time of the whole run. Creates no run folder. Takes the flags of train, and --json.
@@ -33,10 +34,11 @@ def main() -> int:
     """Run the command."""
     args, json = _split_json(sys.argv[1:])
     flags = {"prog": "segnet_jax.check", "description": DESCRIPTION, "defaults": default_config, "own": OWN_FLAGS}
-    return check(parse_config(args, **flags), json)
+    config = parse_config(args, **flags)
+    return check(config, json, OwnAugmentation.named(config.augment, args))
 
 
-def check(config: Config, json: str = "") -> int:
+def check(config: Config, json: str = "", own: OwnAugmentation | None = None) -> int:
     """Dry-run training, print the results and, if requested, write the JSON; return the exit code.
 
     Raises:
@@ -52,7 +54,7 @@ def check(config: Config, json: str = "") -> int:
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop())
         stack.enter_context(stop.at_once())
-        setup, initial = read(config)
+        setup, initial = read(config, own)
         reading = {"seconds": time.monotonic() - start}
         found = {"reading": reading} | try_out(setup, initial)
     found["seconds"] = time.monotonic() - start

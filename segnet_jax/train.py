@@ -10,6 +10,7 @@ from segnet_jax.runs.trainer import Trainer
 from segnet_jax.system import logs
 from segnet_jax.system.callable_module import make_callable
 from segnet_jax.system.command import run_command
+from segnet_jax.training.own_augmentation import OwnAugmentation
 
 DESCRIPTION = """Train SegNet and write a run folder with checkpoints, metrics, figures and a report.
 After an interruption, a kill or a full disk, the same command resumes the run.
@@ -23,10 +24,12 @@ Examples:
 def main() -> int:
     """Run the command."""
     logs.follow_pipe()
-    return train(parse_config(sys.argv[1:], prog="segnet_jax.train", description=DESCRIPTION, defaults=default_config))
+    args = sys.argv[1:]
+    config = parse_config(args, prog="segnet_jax.train", description=DESCRIPTION, defaults=default_config)
+    return train(config, OwnAugmentation.named(config.augment, args))
 
 
-def train(config: Config) -> int:
+def train(config: Config, own: OwnAugmentation | None = None) -> int:
     """Train with a config, resume the run that it started, or only test learning rates; return the exit code.
 
     Raises:
@@ -34,9 +37,9 @@ def train(config: Config) -> int:
       ExitError: If training ends early; saved checkpoints are intact.
     """
     if config.find_lr:
-        find_lr(config)
+        find_lr(config, own)
     else:
-        Trainer(config).run()
+        Trainer(config, own).run()
     return 0
 
 

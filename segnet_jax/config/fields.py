@@ -15,6 +15,7 @@ from segnet_jax.config.class_weights import ClassWeights, given_weights
 from segnet_jax.config.multipliers import check_multipliers
 from segnet_jax.config.options import (
     DataFolder,
+    Degrees,
     GrayRange,
     ImageSize,
     Name,
@@ -26,7 +27,7 @@ from segnet_jax.config.options import (
     Suffix,
     ValueMap,
 )
-from segnet_jax.config.ranges import MAX_STAGES, RANGES
+from segnet_jax.config.ranges import check_ranges
 from segnet_jax.config.toml_form import hash_of, toml_of
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.flag_names import option_of
@@ -97,6 +98,16 @@ class Config:
     # range of the random scale factor, about a random center; padded with 0 and void
     scale: Annotated[tuple[float, float], arg(metavar="MIN MAX")] = field(default=(1.0, 1.0), metadata=OVERRIDE)
     color: float = field(default=0.0, metadata=OVERRIDE)  # strength of random contrast, brightness and color, 0 to 1
+    blur: float = field(default=0.0, metadata=OVERRIDE)  # maximum standard deviation of random Gaussian blur, pixels
+    rotate: Degrees = field(default=0.0, metadata=OVERRIDE)  # maximum random rotation, degrees; padded with 0 and void
+    shear: Degrees = field(default=0.0, metadata=OVERRIDE)  # maximum random horizontal shear, degrees; padded likewise
+    vertical_flip: bool = field(default=False, metadata=OVERRIDE)  # flip upside down with probability 1/2
+    # train on random crops of this size from images of --image-size, which is the size to evaluate at; 0 0: off
+    crop: ImageSize = field(default=(0, 0), metadata=OVERRIDE)
+    # probability of pasting half of the classes of another training image (ClassMix), for few images
+    class_mix: float = field(default=0.0, metadata=OVERRIDE)
+    # own JAX function of image [B,H,W,3], label [B,H,W] and keys [B] that returns image and label
+    augment: Annotated[str, arg(metavar="MODULE:FUNCTION")] = field(default="", metadata=OVERRIDE)
 
     # network
     network: Literal["segnet", "segnet-basic"] = "segnet"  # segnet-basic: the paper's small network, four 7x7 stages
@@ -221,12 +232,7 @@ class Config:
         Raises:
           UserError: If a value is invalid; the message names the flag, its range and the value.
         """
-        for name, (low, high) in RANGES.items():
-            values = getattr(self, name)
-            for value in values if isinstance(values, tuple | list) else (values,):
-                if not low <= value <= high:  # also rejects NaN
-                    given = " ".join(map(str, values)) if isinstance(values, tuple | list) else values
-                    raise UserError(f"{option_of(name)} must be between {low:g} and {high:g}, got {given}")
+        check_ranges(self)
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
             if isinstance(value, str) and any(unicodedata.category(each) in ("Cc", "Cs") for each in value):
@@ -239,14 +245,10 @@ class Config:
             if not re.fullmatch("[0-9]{1,5}=[0-9]{1,5}", change) or max(map(int, change.split("="))) >= 2**16:
                 raise UserError(f"--map must be OLD=NEW, two label values from 0 to 65535, got {change!r}")
         object.__setattr__(self, "map", tuple(dict.fromkeys(self.map)))  # resuming may repeat the run's own
-        if self.image_range != (0, 0) and self.image_range[0] >= self.image_range[1]:
-            low, high = self.image_range
-            raise UserError(f"--image-range must be BLACK WHITE with BLACK < WHITE, got {low} {high}")
-        if self.scale[0] > self.scale[1]:
-            raise UserError(f"--scale must be the smallest and the largest factor, got {self.scale[0]} {self.scale[1]}")
         if self.kernel_size % 2 == 0:
             raise UserError(f"--kernel-size must be odd, got {self.kernel_size}")
-        self._check_stages()
+        for name in ("stage_convolutions", "stage_channels"):  # JSON gives lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.devices != "all" and not re.fullmatch("0*[1-9][0-9]{0,8}", self.devices):
             raise UserError(f'--devices must be a positive number or "all", got {self.devices!r}')
         if self.freeze not in ("none", "encoder") and not re.fullmatch("0*[1-9][0-9]{0,3}", self.freeze):
@@ -258,21 +260,14 @@ class Config:
         if self.resume and not self.run:
             raise UserError("--resume needs the run to resume: add --run FOLDER")
 
-    def _check_stages(self) -> None:
-        for name in ("stage_convolutions", "stage_channels"):  # JSON gives lists
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-        counts = {len(stages) for stages in (self.stage_convolutions, self.stage_channels) if stages}
-        if len(counts) > 1:
-            raise UserError(
-                f"--stage-convolutions has {len(self.stage_convolutions)} stages and --stage-channels "
-                f"{len(self.stage_channels)}: give one number per stage in both"
-            )
-        if counts and max(counts) > MAX_STAGES:
-            raise UserError(f"a network has at most {MAX_STAGES} stages, got {max(counts)}: give fewer numbers")
-
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of optimizer steps of the whole run."""
         return self.steps or self.epochs * steps_per_epoch
+
+    @property
+    def train_size(self) -> tuple[int, int]:
+        """Height and width of the images that the network is trained on."""
+        return self.image_size if self.crop == (0, 0) else self.crop
 
     @property
     def num_stages(self) -> int:

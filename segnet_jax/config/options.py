@@ -35,6 +35,7 @@ NumDevices = Annotated[str, arg(metavar="N")]
 Suffix = Annotated[str, arg(metavar="SUFFIX")]
 SequenceName = Annotated[str, arg(metavar="SEQUENCE")]
 ValueMap = Annotated[tuple[str, ...], arg(metavar="OLD=NEW"), UseAppendAction]
+Degrees = Annotated[float, arg(metavar="DEGREES")]
 GrayRange = Annotated[tuple[int, int], arg(metavar="BLACK WHITE")]
 
 

@@ -1,5 +1,10 @@
 """Allowed ranges of the numeric config fields."""
 
+from typing import Any
+
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.flag_names import option_of
+
 MAX_STAGES = 5
 _POSITIVE = 1e-12
 RANGES = {
@@ -13,6 +18,11 @@ RANGES = {
     "shift": (0, 16_384),
     "scale": (0.25, 4),
     "color": (0, 1),
+    "blur": (0, 8),
+    "rotate": (0, 180),
+    "shear": (0, 45),
+    "crop": (0, 16_384),
+    "class_mix": (0, 1),
     "depth": (1, MAX_STAGES),
     "width": (1e-3, 16),
     "stage_convolutions": (1, 8),
@@ -51,3 +61,42 @@ RANGES = {
     "keep_checkpoints": (1, 1000),
 }
 """Field -> (smallest, largest) allowed value; for a tuple, of each element."""
+
+
+def check_ranges(config: Any) -> None:
+    """Check the numeric fields of a `Config`: each by itself, and the pairs that belong together.
+
+    Raises:
+      UserError: If a value is out of range; the message names the flag, its range and the value.
+    """
+    for name, (low, high) in RANGES.items():
+        values = getattr(config, name)
+        for value in values if isinstance(values, tuple | list) else (values,):
+            if not low <= value <= high:  # also rejects NaN
+                given = " ".join(map(str, values)) if isinstance(values, tuple | list) else values
+                raise UserError(f"{option_of(name)} must be between {low:g} and {high:g}, got {given}")
+    if config.image_range != (0, 0) and config.image_range[0] >= config.image_range[1]:
+        low, high = config.image_range
+        raise UserError(f"--image-range must be BLACK WHITE with BLACK < WHITE, got {low} {high}")
+    if config.scale[0] > config.scale[1]:
+        raise UserError(f"--scale must be the smallest and the largest factor, got {config.scale[0]} {config.scale[1]}")
+    _check_stages(config)
+    (height, width), (rows, columns) = config.image_size, config.crop
+    if (rows == 0) != (columns == 0):
+        raise UserError(f"--crop needs a height and a width above 0, or 0 0 for none, got {rows} {columns}")
+    if rows > height or columns > width:
+        raise UserError(
+            f"--crop {rows} {columns} is larger than the images, which are resized to --image-size {height} {width}: "
+            "use a smaller --crop or a larger --image-size"
+        )
+
+
+def _check_stages(config: Any) -> None:
+    counts = {len(stages) for stages in (config.stage_convolutions, config.stage_channels) if stages}
+    if len(counts) > 1:
+        raise UserError(
+            f"--stage-convolutions has {len(config.stage_convolutions)} stages and --stage-channels "
+            f"{len(config.stage_channels)}: give one number per stage in both"
+        )
+    if counts and max(counts) > MAX_STAGES:
+        raise UserError(f"a network has at most {MAX_STAGES} stages, got {max(counts)}: give fewer numbers")

@@ -73,6 +73,16 @@ def size_warning(config: Config, dataset: Dataset) -> str:
     return f"images of {sizes} are stretched to {height}x{width}: --fit letterbox or crop keeps their shape"
 
 
+def crop_warning(config: Config, dataset: Dataset) -> str:
+    """Return a warning about a `--crop` that always is the whole image; "" if it is not."""
+    if config.crop != config.image_size or config.scale[1] > 1:
+        return ""
+    height, width = config.crop
+    larger = [f"{h} {w}" for h, w in dataset.sizes if h > height and w > width]
+    example = f", such as {larger[0]}, the size of the files" if larger else ""
+    return f"--crop {height} {width} is the whole image: use a larger --image-size{example}"
+
+
 def validation_split(dataset: Dataset) -> str:
     """Return the split that is evaluated during training: "val", or "test" if there is no validation split.
 

@@ -37,6 +37,7 @@ from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import load_class_weights
 from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.initial_weights import TrainedSegNet
+from segnet_jax.training.own_augmentation import OwnAugmentation
 from segnet_jax.training.state import TrainState, num_bytes_of
 from segnet_jax.weights.vgg import VGG
 
@@ -46,8 +47,12 @@ FINAL_DISPATCHES = 4  # one more than are in flight at once
 EVAL_BATCHES = 3  # as many as are in flight at once
 
 
-def read(config: Config) -> tuple[Setup, VGG | TrainedSegNet | None]:
+def read(config: Config, own: OwnAugmentation | None = None) -> tuple[Setup, VGG | TrainedSegNet | None]:
     """Resolve a config, decode every sample and check every label, as a training does before its first step.
+
+    Args:
+      config: config of the training run.
+      own: the augmentation that `config.augment` names.
 
     Returns:
       The setup, and the initial weights.
@@ -56,7 +61,7 @@ def read(config: Config) -> tuple[Setup, VGG | TrainedSegNet | None]:
       UserError: If the config or the data are wrong, as for a training run.
     """
     find_run.check_free(config)
-    setup = resolve(config)
+    setup = resolve(config, own)
     initial = read_initial(config, setup.devices)
     preprocessing = initial_weights.choose_preprocessing(config, initial)
     return load_data(setup, preprocessing, load_class_weights(config, setup.dataset)), initial

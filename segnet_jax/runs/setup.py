@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
@@ -37,6 +38,7 @@ from segnet_jax.training.inputs import (
     split_into_dispatches,
     training_input,
 )
+from segnet_jax.training.own_augmentation import OwnAugmentation, check_own_augmentation
 from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import TrainState, create_state
 from segnet_jax.weights.vgg import VGG
@@ -75,6 +77,7 @@ class Setup:
       sampler: order and augmentation of the whole run.
       total_steps: optimizer steps in the whole run.
       steps_per_dispatch: optimizer steps in one call of the compiled training step; 1 with batches from the host.
+      own: the user's own augmentation, if any.
       preprocessing: preprocessing of pixels.
       class_weights: float32 [C], of the loss.
       train_samples: decoded training samples.
@@ -90,6 +93,7 @@ class Setup:
     sampler: Sampler
     total_steps: int
     steps_per_dispatch: int
+    own: OwnAugmentation | None = None
     preprocessing: Preprocessing | None = None
     class_weights: np.ndarray | None = None
     train_samples: CachedSplit | None = None
@@ -160,8 +164,12 @@ class Setup:
         return build.state_shapes(self.model, self.optimizer, self.precision, self.config.ema_decay > 0)
 
     def batch(self, step: int) -> tf_data.Batch:
-        """Return this process's part of the batch of a step, counted from 0."""
-        return tf_data.training_batch(self.train_samples, self.sampler, self.shard, self.config.grad_accum_steps, step)
+        """Return this process's part of the batch of a step, counted from 0, as the network gets it."""
+        grad_accum_steps = self.config.grad_accum_steps
+        batch = tf_data.training_batch(self.train_samples, self.sampler, self.shard, grad_accum_steps, step)
+        if self.own is None:
+            return batch
+        return jax.device_get(self.own(**batch, key=self.sampler.batch(step).keys(self.shard.places(grad_accum_steps))))
 
     def dispatches(self, steps: range) -> list[range]:
         """Split steps into dispatches that do not cross the end of an epoch."""
@@ -185,25 +193,36 @@ class Setup:
         state = create_state(variables, self.optimizer, self.precision, self.config.ema_decay > 0)
         return replicate(state, self.devices)
 
+    def training_source(self) -> Input:
+        """Return the training batches."""
+        samples, grad_accum_steps = self.train_samples, self.config.grad_accum_steps
+        return training_input(
+            self.placement, samples, self.sampler, self.shard, grad_accum_steps, self.devices, self.own
+        )
+
     def build_steps(self) -> Steps:
         """Build the training step and the evaluation."""
-        devices, grad_accum_steps = self.devices, self.config.grad_accum_steps
-        settings = self.step_settings
-        source = training_input(self.placement, self.train_samples, self.sampler, self.shard, grad_accum_steps, devices)
+        devices, settings = self.devices, self.step_settings
+        source = self.training_source()
         train = build_steps.build_train_step(source, devices, settings)
         eval_source = evaluation_input(self.placement, self.eval_samples, self.shard, devices)
         evaluate = build_steps.build_evaluator(eval_source, len(self.eval_samples), self.shard, devices, settings)
         return Steps(source, train, evaluate)
 
 
-def resolve(config: Config) -> Setup:
+def resolve(config: Config, own: OwnAugmentation | None = None) -> Setup:
     """Choose the devices, open the dataset and check the config against both; no image is read, nothing compiled.
+
+    Args:
+      config: config of the run.
+      own: the augmentation that `config.augment` names.
 
     Raises:
       UserError: If the config does not fit the devices, the dataset, or itself.
     """
     check_network(config)
     check_selection(config)
+    check_own_augmentation(config, own)
     devices, precision = start_devices(config)
     logger.info(f"devices  {devices}, {precision}")
     check_memory(config, devices)
@@ -214,6 +233,8 @@ def resolve(config: Config) -> Setup:
     for note in dataset.notes:
         logger.info(as_called(note))
     if warning := run_dataset.size_warning(config, dataset):
+        logger.warning(warning)
+    if warning := run_dataset.crop_warning(config, dataset):
         logger.warning(warning)
     if config.split_rule == "trainval":
         logger.info("note: --split-rule trainval has no validation images: the test images are scored once, at the end")
@@ -240,6 +261,7 @@ def resolve(config: Config) -> Setup:
         dataset=dataset,
         eval_name=run_dataset.validation_split(dataset),
         sampler=sampler,
+        own=own,
         total_steps=total_steps,
         steps_per_dispatch=steps_per_dispatch(config, devices, sampler.steps_per_epoch, total_steps, config.max_steps),
     )

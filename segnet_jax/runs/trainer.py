@@ -30,6 +30,7 @@ from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import load_class_weights
 from segnet_jax.training.evaluation import evaluate_boundaries
 from segnet_jax.training.experiment import check_experiment
+from segnet_jax.training.own_augmentation import OwnAugmentation
 from segnet_jax.training.state import clear_non_finite, is_finite, num_bytes_of
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,9 @@ _IN_FLIGHT = 2  # dispatches whose metrics are read later, so that the devices n
 class Trainer:
     """A training run: `run` takes it from its config to its result, or resumes it.
 
-    Attributes: `config` of the run; `setup`, the resolved config; the run's `folder`, locked, with `checkpoints`;
-    `meta`, the metadata of the newest checkpoint; `step`, the finished optimizer steps, and `state` after them.
+    Attributes: `config` of the run; `own`, the user's augmentation or None; `setup`, the resolved config; the run's
+    `folder`, locked, with `checkpoints`; `meta`, the metadata of the newest checkpoint; `step`, the finished optimizer
+    steps, and `state` after them.
     """
 
     config: Config
@@ -53,8 +55,8 @@ class Trainer:
     meta: dict[str, Any]
     run_logger: RunLogger
 
-    def __init__(self, config: Config):
-        self.config, self.stop = config, Stop()
+    def __init__(self, config: Config, own: OwnAugmentation | None = None):
+        self.config, self.own, self.stop = config, own, Stop()
 
     def run(self) -> None:
         """Train, or resume, and write the result; each part below is one line here.
@@ -87,7 +89,7 @@ class Trainer:
         self.stack.enter_context(contextlib.nullcontext() if self.hosts.is_writer else logs.errors_only())
         check_is_other_run(config)
         self.config = session.agree_on_run(config, self.hosts, self.stack)
-        self.setup = resolve(self.config)
+        self.setup = resolve(self.config, self.own)
 
     # -------------------- Restore or initialize; data -----------------------------------------------------------------
 

@@ -52,11 +52,12 @@ def training_batch(
 ) -> Batch:
     """Make the augmented batch of one step, counted from 0 over all epochs."""
     places = shard.places(grad_accum_steps)
-    images, labels = _empty(places.shape, samples.image_size)
+    images, labels = _empty(places.shape, sampler.train_size(samples.image_size))
     draws = {name: array.astype(np.int32) for name, array in sampler.batch(step).drawn().items()}
     for place, i in np.ndenumerate(places):
         params = {name: array[i] for name, array in draws.items()}
-        images[place], labels[place] = augment(*samples.read(int(params["index"])), params, ON_HOST)
+        own, other = (samples.read(int(params[name])) if name in params else None for name in ("index", "partner"))
+        images[place], labels[place] = augment(*own, params, other, crop=sampler.crop, backend=ON_HOST)
     return {"image": images, "label": labels}
 
 
