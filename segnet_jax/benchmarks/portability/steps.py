@@ -229,12 +229,14 @@ def _train(
     platform: str,
     leading: tuple[int, int],
 ) -> Program:
+    if config.augment:  # own code, which only a training command may name
+        logger.warning(f"the training step is built without your own augmentation {config.augment}")
+        config = dataclasses.replace(config, augment="")
     settings = build.step_settings(config, model, constants.weights, constants.preprocessing, constants.steps_per_epoch)
     settings = dataclasses.replace(settings, loop=platform != "cpu")  # as on the device itself
     state = build.state_shapes(model, settings.optimizer, precision, config.ema_decay > 0)
-    make_batch, inputs, store = _input(
-        config, (*leading, config.grad_accum_steps), partial(device_resident.training_batch, most=config.shift)
-    )
+    make_batch = partial(device_resident.training_batch, most=config.shift, crop=config.crop)
+    make_batch, inputs, store = _input(config, (*leading, config.grad_accum_steps), make_batch)
     step = partial(train_steps, make_batch=make_batch, settings=settings)
     return Program(
         with_named_state(step, state),
@@ -273,6 +275,7 @@ def _input(config: Config, leading: tuple[int, ...], make_batch: Callable) -> tu
     """Return how a step makes its batch: (make_batch, inputs, store), the arrays as shapes."""
     shape, size = (*leading, config.batch_size_per_device), config.image_size
     if config.input == "host":
+        size = size if make_batch is device_resident.evaluation_batch else config.train_size
         inputs = {"image": (*shape, *size, 3), "label": (*shape, *size)}
         return as_sent, {name: jax.ShapeDtypeStruct(each, jnp.uint8) for name, each in inputs.items()}, ()
     if make_batch is device_resident.evaluation_batch:
