@@ -9,8 +9,8 @@ from test_train import digest_of, run
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.input_pipeline import tf_data
-from segnet_jax.data.input_pipeline.augment import GRID, bend
-from segnet_jax.data.input_pipeline.sampler import Sampler
+from segnet_jax.data.input_pipeline.augment import bend
+from segnet_jax.data.input_pipeline.sampler import GRID, Sampler
 from segnet_jax.data.input_pipeline.tf_data import BatchShard
 from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.training import inputs

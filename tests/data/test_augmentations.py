@@ -14,10 +14,10 @@ from test_scale_and_color import by_both, whole_epoch
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.input_pipeline import device_resident, tf_data
-from segnet_jax.data.input_pipeline.augment import CROP_BITS, PIXEL, augment, blur, warp
+from segnet_jax.data.input_pipeline.augment import augment, blur, warp
 from segnet_jax.data.input_pipeline.augment import ON_HOST as HOST
 from segnet_jax.data.input_pipeline.class_mix import choose_classes, class_mix
-from segnet_jax.data.input_pipeline.sampler import Sampler, _kernels, _matrices
+from segnet_jax.data.input_pipeline.sampler import CROP_BITS, PIXEL, Sampler, _kernels, _matrices
 from segnet_jax.data.input_pipeline.tf_data import BatchShard
 from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.training import inputs
@@ -164,7 +164,7 @@ def test_crops_are_cut_out_everywhere_and_flips_turn_the_image_upside_down():
     seen = set()
     for place_y, place_x in np.ndindex(7, 11):
         places = {"crop_y": place_y * (2**CROP_BITS - 1) // 6, "crop_x": place_x * (2**CROP_BITS - 1) // 10}
-        found, known = augment(image, label, base | places, None, crop=(4, 5), backend=HOST)
+        found, known = augment(image, label, base | places, HOST, crop=(4, 5))
         matches = [
             (y, x)
             for y, x in np.ndindex(3, 5)
@@ -173,7 +173,7 @@ def test_crops_are_cut_out_everywhere_and_flips_turn_the_image_upside_down():
         assert len(matches) == 1
         seen |= {*matches}
     assert seen == {*np.ndindex(3, 5)}
-    found, known = augment(image, label, base | {"vertical_flip": 1}, None, crop=(0, 0), backend=HOST)
+    found, known = augment(image, label, base | {"vertical_flip": 1}, HOST)
     assert np.array_equal(found, np.flipud(image)) and np.array_equal(known, np.flipud(label))
 
 

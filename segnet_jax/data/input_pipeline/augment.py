@@ -13,12 +13,7 @@ import numpy as np
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.input_pipeline.class_mix import class_mix
-
-PIXEL_BITS = 14  # subpixel positions are multiples of 2^-14
-PIXEL = 1 << PIXEL_BITS
-PLACES = 2048  # steps between the extreme positions of a scaled image
-CROP_BITS = 15  # of the position of a crop
-KERNEL_BITS = 14  # the weights of a blur kernel add up to 2^14
+from segnet_jax.data.input_pipeline.sampler import CROP_BITS, KERNEL_BITS, PIXEL, PIXEL_BITS
 
 
 @dataclass(frozen=True)
@@ -43,10 +38,9 @@ def augment(
     image: Any,
     label: Any,
     params: Mapping[str, Any],
-    other: tuple[Any, Any] | None,
-    *,
-    crop: tuple[int, int],
     backend: Backend,
+    other: tuple[Any, Any] | None = None,
+    crop: tuple[int, int] = (0, 0),
 ) -> tuple[Any, Any]:
     """Augment one sample; all augmentation of both input paths.
 
@@ -57,9 +51,9 @@ def augment(
       image: uint8 [H,W,3].
       label: uint8 [H,W].
       params: the sample's `AugmentationParams.drawn`, int32 each; absent ones are neither applied nor compiled.
+      backend: the numpy or JAX backend.
       other: image and label of the sample `params["partner"]`; None without class-mix.
       crop: height and width of crops; (0, 0) without them.
-      backend: the numpy or JAX backend.
 
     Returns:
       The same types, and the same shapes unless cropped; pixels from outside the image are 0 and VOID.

@@ -77,7 +77,7 @@ def training_batch(
     images, labels = _gather(store, draws["index"], axis)
     others = _gather(store, draws["partner"], axis) if "partner" in draws else None
     augment_all = jax.vmap(jax.vmap(partial(augment, crop=crop, backend=backend)))  # accumulated batches and images
-    image, label = augment_all(images, labels, draws, others)
+    image, label = augment_all(images, labels, draws, other=others)
     return {"image": image, "label": label}
 
 

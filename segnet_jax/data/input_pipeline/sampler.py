@@ -14,8 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.data.input_pipeline.augment import CROP_BITS, KERNEL_BITS, PIXEL, PLACES
 from segnet_jax.system.errors import UserError
+
+PIXEL_BITS = 14  # subpixel positions are multiples of 2^-14
+PIXEL = 1 << PIXEL_BITS
+PLACES = 2048  # steps between the extreme positions of a scaled image
+CROP_BITS = 15  # of the position of a crop
+KERNEL_BITS = 14  # the weights of a blur kernel add up to 2^14
 
 
 @dataclass(frozen=True)
