@@ -14,8 +14,8 @@ from test_scale_and_color import by_both, whole_epoch
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.input_pipeline import device_resident, tf_data
-from segnet_jax.data.input_pipeline.augment import augment, blur, warp
 from segnet_jax.data.input_pipeline.augment import ON_HOST as HOST
+from segnet_jax.data.input_pipeline.augment import augment, blur, warp
 from segnet_jax.data.input_pipeline.class_mix import choose_classes, class_mix
 from segnet_jax.data.input_pipeline.sampler import CROP_BITS, PIXEL, Sampler, _kernels, _matrices
 from segnet_jax.data.input_pipeline.tf_data import BatchShard
