@@ -222,9 +222,9 @@ def resolve(config: Config, own: OwnAugmentation | None = None) -> Setup:
     """
     check_network(config)
     check_selection(config)
-    check_own_augmentation(config, own)
     devices, precision = start_devices(config)
     logger.info(f"devices  {devices}, {precision}")
+    check_own_augmentation(config, own)  # after the devices, because tracing starts JAX
     check_memory(config, devices)
     dataset = run_dataset.open_data(config)
     if dataset.doubts:
