@@ -20,6 +20,7 @@ from segnet_jax.system import confined, logs
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.nearest import nearest_hint
 from segnet_jax.training.losses import Loss
+from segnet_jax.training.own_augmentation import OwnAugmentation
 from segnet_jax.training.own_network import import_given
 from segnet_jax.training.own_objects import own_objects
 
@@ -126,7 +127,7 @@ def train(
         which the weight decay of the config is not applied.
       callbacks: called at the moments that `Callback` describes.
       **settings: flags of the command, with underscores: fields of the config and `protocol`, such as
-        `train(data="photos", image_size=(240, 320), flip=False)`.
+        `train(data="photos", image_size=(240, 320), flip=False)`; `augment` may also be a function.
 
     Raises:
       UserError: If a setting is wrong, or the data have faults; the message is that of the command.
@@ -140,13 +141,17 @@ def train(
     if isinstance(config, str | pathlib.Path):
         settings |= {"config": str(config)}
     settings |= {name: each for name, each in (("loss", loss), ("optimizer", optimizer)) if isinstance(each, str)}
-    own = own_objects(model, *(None if isinstance(each, str) else each for each in (loss, optimizer)))
+    if callable(function := settings.get("augment")):
+        settings["augment"] = f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"
     defaults = (lambda data, init: config) if isinstance(config, Config) else default_config
     words = flag_words(Config, settings)
     resolved = parse_config(words, prog="segnet_jax.train", description="", defaults=defaults)
     import_given(words)
     if resolved.find_lr:
         raise UserError("find_lr is for the command only: use python -m segnet_jax.train --find-lr")
+    given = (None if isinstance(each, str) else each for each in (loss, optimizer))
+    augment = OwnAugmentation(resolved.augment, function) if callable(function) else None
+    own = own_objects(model, *given, augment or OwnAugmentation.named(resolved.augment, words))
     trainer = Trainer(resolved, own, callbacks)
     trainer.run()
     return _read_run(trainer.folder)

@@ -18,7 +18,9 @@ from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import NotFinite, UserError
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop
+from segnet_jax.training.own_augmentation import OwnAugmentation
 from segnet_jax.training.own_network import import_given
+from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects
 
 DESCRIPTION = """Dry-run training: read all data, take two steps, evaluate some images, save and restore a checkpoint,
 and estimate the memory and time of the whole run. Creates no run folder. Takes the flags of train, and --json.
@@ -36,10 +38,10 @@ def main() -> int:
     flags = {"prog": "segnet_jax.check", "description": DESCRIPTION, "defaults": default_config, "own": OWN_FLAGS}
     config = parse_config(args, **flags)
     import_given(args)
-    return check(config, json)
+    return check(config, json, OwnObjects(augment=OwnAugmentation.named(config.augment, args)))
 
 
-def check(config: Config, json: str = "") -> int:
+def check(config: Config, json: str = "", own: OwnObjects = NO_OBJECTS) -> int:
     """Dry-run training, print the results and, if requested, write the JSON; return the exit code.
 
     Raises:
@@ -55,7 +57,7 @@ def check(config: Config, json: str = "") -> int:
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(Stop())
         stack.enter_context(stop.at_once())
-        setup, initial = read(config)
+        setup, initial = read(config, own)
         reading = {"seconds": time.monotonic() - start}
         found = {"reading": reading} | try_out(setup, initial)
     found["seconds"] = time.monotonic() - start

@@ -9,7 +9,9 @@ from segnet_jax.runs.trainer import Trainer
 from segnet_jax.system import logs
 from segnet_jax.system.callable_module import make_callable
 from segnet_jax.system.command import run_command
+from segnet_jax.training.own_augmentation import OwnAugmentation
 from segnet_jax.training.own_network import import_given
+from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects
 
 DESCRIPTION = """Train SegNet and write a run folder with checkpoints, metrics, figures and a report.
 After an interruption, a kill or a full disk, the same command resumes the run.
@@ -26,10 +28,10 @@ def main() -> int:
     args = sys.argv[1:]
     config = parse_config(args, prog="segnet_jax.train", description=DESCRIPTION, defaults=default_config)
     import_given(args)
-    return train(config)
+    return train(config, OwnObjects(augment=OwnAugmentation.named(config.augment, args)))
 
 
-def train(config: Config) -> int:
+def train(config: Config, own: OwnObjects = NO_OBJECTS) -> int:
     """Train with a config, resume the run that it started, or only test learning rates; return the exit code.
 
     Raises:
@@ -39,9 +41,9 @@ def train(config: Config) -> int:
     if config.find_lr:
         from segnet_jax.runs.find_lr import find_lr  # with the report's page, which training itself loads at its end
 
-        find_lr(config)
+        find_lr(config, own)
     else:
-        Trainer(config).run()
+        Trainer(config, own).run()
     return 0
 
 

@@ -19,7 +19,7 @@ MOST_FILES = {
     "loss_boundary": 3,
     "optimizer_lamb": 2,
     "metric_mean_f1": 2,
-    "augmentation_rotation": 3,
+    "augmentation_elastic": 3,
     "network_linknet": 3,
 }
 

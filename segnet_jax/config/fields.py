@@ -4,18 +4,17 @@ Later sources override earlier ones: the defaults below, the protocol, the confi
 """
 
 import dataclasses
-import re
-import unicodedata
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import arg
 
-from segnet_jax.config.agreement import check_averaging, check_stages
 from segnet_jax.config.class_weights import ClassWeights, given_weights
+from segnet_jax.config.field_checks import check_fields
 from segnet_jax.config.multipliers import check_multipliers
 from segnet_jax.config.options import (
     DataFolder,
+    Degrees,
     Given,
     GrayRange,
     ImageSize,
@@ -33,8 +32,6 @@ from segnet_jax.config.options import (
 )
 from segnet_jax.config.ranges import MAX_STAGES, check_ranges
 from segnet_jax.config.toml_form import hash_of, toml_of
-from segnet_jax.system.errors import UserError
-from segnet_jax.system.flag_names import option_of
 
 # Whether a field may differ when a run is resumed. FREE: it may, as it does not change the experiment, or checkpoints
 # check it otherwise (the data by fingerprint, the batch by its total size). OF_THIS_START: it may, and the run's config
@@ -105,6 +102,16 @@ class Config:
     # range of the random scale factor, about a random center; padded with 0 and void
     scale: Annotated[tuple[float, float], arg(metavar="MIN MAX")] = field(default=(1.0, 1.0), metadata=OVERRIDE)
     color: float = field(default=0.0, metadata=OVERRIDE)  # strength of random contrast, brightness and color, 0 to 1
+    blur: float = field(default=0.0, metadata=OVERRIDE)  # maximum standard deviation of random Gaussian blur, pixels
+    rotate: Degrees = field(default=0.0, metadata=OVERRIDE)  # maximum random rotation, degrees; padded with 0 and void
+    shear: Degrees = field(default=0.0, metadata=OVERRIDE)  # maximum random horizontal shear, degrees; padded likewise
+    vertical_flip: bool = field(default=False, metadata=OVERRIDE)  # flip upside down with probability 1/2
+    # train on random crops of this size from images of --image-size, which is the size to evaluate at; 0 0: off
+    crop: ImageSize = field(default=(0, 0), metadata=OVERRIDE)
+    # probability of pasting half of the classes of another training image (ClassMix), for few images
+    class_mix: float = field(default=0.0, metadata=OVERRIDE)
+    # own JAX function of image [B,H,W,3], label [B,H,W] and keys [B] that returns image and label
+    augment: Annotated[str, arg(metavar="MODULE:FUNCTION")] = field(default="", metadata=OVERRIDE)
 
     # network
     # segnet; segnet-basic: the paper's small one; unet: U-Net on its encoder; or own code, MODULE:CLASS
@@ -243,38 +250,10 @@ class Config:
           UserError: If a value is invalid; the message names the flag, its range and the value.
         """
         check_ranges(self)
-        for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            if isinstance(value, str) and any(unicodedata.category(each) in ("Cc", "Cs") for each in value):
-                raise UserError(f"{option_of(item.name)} must not contain control characters, got {value!r}")
-        if isinstance(self.class_weights, tuple | list):  # as Python calls and TOML may give them
-            object.__setattr__(self, "class_weights", " ".join(map(str, self.class_weights)))
+        check_fields(self, MAX_STAGES)
         check_network_name(self.network)
         given_weights(self.class_weights)
         check_multipliers(self.lr_mult)
-        for change in self.map:
-            if not re.fullmatch("[0-9]{1,5}=[0-9]{1,5}", change) or max(map(int, change.split("="))) >= 2**16:
-                raise UserError(f"--map must be OLD=NEW, two label values from 0 to 65535, got {change!r}")
-        object.__setattr__(self, "map", tuple(dict.fromkeys(self.map)))  # resuming may repeat the run's own
-        if self.image_range != (0, 0) and self.image_range[0] >= self.image_range[1]:
-            low, high = self.image_range
-            raise UserError(f"--image-range must be BLACK WHITE with BLACK < WHITE, got {low} {high}")
-        if self.scale[0] > self.scale[1]:
-            raise UserError(f"--scale must be the smallest and the largest factor, got {self.scale[0]} {self.scale[1]}")
-        if self.kernel_size % 2 == 0:
-            raise UserError(f"--kernel-size must be odd, got {self.kernel_size}")
-        check_stages(self, MAX_STAGES)
-        if self.devices != "all" and not re.fullmatch("0*[1-9][0-9]{0,8}", self.devices):
-            raise UserError(f'--devices must be a positive number or "all", got {self.devices!r}')
-        if self.freeze not in ("none", "encoder") and not re.fullmatch("0*[1-9][0-9]{0,3}", self.freeze):
-            raise UserError(f'--freeze must be "none", "encoder" or a number of stages, got {self.freeze!r}')
-        if self.steps_per_dispatch > 1 and self.input == "host":
-            raise UserError(
-                f"--steps-per-dispatch {self.steps_per_dispatch} works with --input device only, got --input host"
-            )
-        if self.resume and not self.run:
-            raise UserError("--resume needs the run to resume: add --run FOLDER")
-        check_averaging(self)
 
     @property
     def has_average(self) -> bool:
@@ -284,6 +263,11 @@ class Config:
     def total_steps(self, steps_per_epoch: int) -> int:
         """Return the number of optimizer steps of the whole run."""
         return self.steps or self.epochs * steps_per_epoch
+
+    @property
+    def train_size(self) -> tuple[int, int]:
+        """Height and width of the images that the network is trained on."""
+        return self.image_size if self.crop == (0, 0) else self.crop
 
     @property
     def num_stages(self) -> int:

@@ -12,7 +12,7 @@ HABITS = {
     **dict.fromkeys(
         ("size", "img-size", "imgsz", "input-size", "resize", "resolution"), ("--image-size HEIGHT WIDTH",)
     ),
-    **dict.fromkeys(("crop-size", "crop"), ("--image-size HEIGHT WIDTH --fit crop",)),
+    **dict.fromkeys(("crop-size", "random-crop", "randcrop"), ("--crop HEIGHT WIDTH",)),
     **dict.fromkeys(
         ("dataset", "data-dir", "data-path", "data-root", "dataroot", "root", "input-dir", "train-dir"),
         ("--data FOLDER",),
@@ -54,6 +54,11 @@ HABITS = {
     **dict.fromkeys(("cfg", "config-file", "c", "yaml"), ("--config FILE",)),
     **dict.fromkeys(("random-seed", "manual-seed", "s"), ("--seed N",)),
     **dict.fromkeys(("hflip", "fliplr", "horizontal-flip", "mirror"), ("--flip",)),
+    **dict.fromkeys(("vflip", "flipud", "flip-vertical"), ("--vertical-flip",)),
+    **dict.fromkeys(("rotation", "degrees", "random-rotation"), ("--rotate DEGREES",)),
+    **dict.fromkeys(("classmix", "cutmix", "mixup", "copy-paste", "mosaic"), ("--class-mix X",)),
+    **dict.fromkeys(("gaussian-blur", "random-blur"), ("--blur X",)),
+    **dict.fromkeys(("augmentation", "augmentations", "transforms"), ("--augment MODULE:FUNCTION",)),
     **dict.fromkeys(("color-jitter", "jitter"), ("--color X",)),
     **dict.fromkeys(("random-scale", "scale-range", "multiscale"), ("--scale MIN MAX",)),
     **dict.fromkeys(("freeze-encoder", "freeze-backbone"), ("--freeze encoder",)),

@@ -37,6 +37,7 @@ NumDevices = Annotated[str, arg(metavar="N")]
 Suffix = Annotated[str, arg(metavar="SUFFIX")]
 SequenceName = Annotated[str, arg(metavar="SEQUENCE")]
 ValueMap = Annotated[tuple[str, ...], arg(metavar="OLD=NEW"), UseAppendAction]
+Degrees = Annotated[float, arg(metavar="DEGREES")]
 GrayRange = Annotated[tuple[int, int], arg(metavar="BLACK WHITE")]
 Loggers = tuple[Literal["wandb", "mlflow"], ...]
 Given = Annotated[tuple[str, ...], Fixed]  # by Python only: no flag

@@ -128,13 +128,14 @@ def check_network(config: Config) -> None:
         name = "encoder-addition" if config.encoder_addition else "final-batch-norm"
         raise UserError(f"--{name} is not for --network unet, which concatenates features: use --no-{name}")
     smallest = 2**config.num_stages
-    if min(config.image_size) < smallest:
-        height, width = config.image_size
+    if min(config.train_size) < smallest:
+        height, width = config.train_size
+        option = "--image-size" if config.train_size == config.image_size else "--crop"
         raise UserError(
-            f"--image-size {height} {width} is too small for {config.num_stages} poolings, which need {smallest}: use "
+            f"{option} {height} {width} is too small for {config.num_stages} poolings, which need {smallest}: use "
             "a larger size, or a smaller --depth",
             kind="image-too-small",
-            fix=f"--image-size {max(height, smallest)} {max(width, smallest)}",
+            fix=f"{option} {max(height, smallest)} {max(width, smallest)}",
         )
     if config.frozen_stages > config.num_stages:
         raise UserError(

@@ -9,8 +9,10 @@ import numpy as np
 from segnet_jax.config.fields import Config
 from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.input_pipeline.cache import CachedSplit, open_cached
+from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.data.labels.label_mapping import LabelMapping, StoredLabels
 from segnet_jax.data.labels.read_options import ReadOptions
+from segnet_jax.distributed.data_parallel import Devices
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError, listed
 from segnet_jax.system.files import cache_folder
@@ -90,6 +92,16 @@ def size_warning(config: Config, dataset: Dataset) -> str:
     return f"images of {sizes} are stretched to {height}x{width}: --fit letterbox or crop keeps their shape"
 
 
+def crop_warning(config: Config, dataset: Dataset) -> str:
+    """Return a warning about a `--crop` that always is the whole image; "" if it is not."""
+    if config.crop != config.image_size or config.scale[1] > 1:
+        return ""
+    height, width = config.crop
+    larger = [f"{h} {w}" for h, w in dataset.sizes if h > height and w > width]
+    example = f", such as {larger[0]}, the size of the files" if larger else ""
+    return f"--crop {height} {width} is the whole image: use a larger --image-size{example}"
+
+
 def validation_split(dataset: Dataset) -> str:
     """Return the split that is evaluated during training: "val", or "test" if there is no validation split.
 
@@ -101,3 +113,16 @@ def validation_split(dataset: Dataset) -> str:
             return name
     message = f"{dataset.name} has neither validation nor test images: there is nothing to evaluate on"
     raise UserError(message, kind="nothing-to-score", fix="--val-fraction 0.2")
+
+
+def build_sampler(config: Config, devices: Devices, num_images: int) -> Sampler:
+    """Build the training sampler; with too few images, the error suggests the batch size that fits."""
+    batches_per_step = devices.total * config.grad_accum_steps
+    try:
+        return Sampler.from_config(config, num_images, batches_per_step * config.batch_size_per_device)
+    except UserError as error:
+        largest = num_images // batches_per_step
+        fix = f"--batch-size-per-device {largest}"
+        if not largest:
+            fix = "--devices 1 --grad-accum-steps 1 --batch-size-per-device 1"
+        raise UserError(error.faults[0].what, kind=error.kind, fix=fix) from None

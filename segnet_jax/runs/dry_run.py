@@ -39,6 +39,7 @@ from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import load_class_weights
 from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.initial_weights import TrainedSegNet
+from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects
 from segnet_jax.training.state import TrainState, num_bytes_of
 from segnet_jax.weights.vgg import VGG
 
@@ -48,8 +49,12 @@ FINAL_DISPATCHES = 4  # one more than are in flight at once
 EVAL_BATCHES = 3  # as many as are in flight at once
 
 
-def read(config: Config) -> tuple[Setup, VGG | TrainedSegNet | None]:
+def read(config: Config, own: OwnObjects = NO_OBJECTS) -> tuple[Setup, VGG | TrainedSegNet | None]:
     """Resolve a config, decode every sample and check every label, as a training does before its first step.
+
+    Args:
+      config: config of the training run.
+      own: the augmentation that `config.augment` names, and other objects of the user.
 
     Returns:
       The setup, and the initial weights.
@@ -58,7 +63,7 @@ def read(config: Config) -> tuple[Setup, VGG | TrainedSegNet | None]:
       UserError: If the config or the data are wrong, as for a training run.
     """
     find_run.check_free(config)
-    setup = resolve(config)
+    setup = resolve(config, own)
     initial = read_initial(config, setup.devices)
     statistics = partial(channel_statistics, setup.train_split, config)
     preprocessing = initial_weights.choose_preprocessing(config, initial, statistics)

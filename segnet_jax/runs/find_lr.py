@@ -28,7 +28,7 @@ from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_json
 from segnet_jax.training import build, build_steps
-from segnet_jax.training.inputs import training_input
+from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects
 from segnet_jax.training.schedules import exponential_range
 
 logger = logging.getLogger(__name__)
@@ -65,11 +65,12 @@ class Suggestion(NamedTuple):
     lowest: float
 
 
-def find_lr(config: Config) -> pathlib.Path:
+def find_lr(config: Config, own: OwnObjects = NO_OBJECTS) -> pathlib.Path:
     """Run the range test, log the suggestion, and return the folder with picture and numbers.
 
     Args:
       config: config of the training run; `run` may name the folder.
+      own: the augmentation that `config.augment` names, and other objects of the user.
 
     Raises:
       UserError: If the config or the data are wrong, as for a training run.
@@ -78,7 +79,7 @@ def find_lr(config: Config) -> pathlib.Path:
         raise UserError("--find-lr starts from the initial weights, got --resume: use only one of them")
     if config.coordinator:
         raise UserError("--find-lr runs in one process, got --coordinator: omit it")
-    setup, initial = dry_run.read(config)
+    setup, initial = dry_run.read(config, own)
     with explain_out_of_memory(config, setup.devices):
         train, batches, optimizer = steps_of(setup)
         state = setup.initial_state(initial)
@@ -104,9 +105,7 @@ def steps_of(setup: Setup) -> tuple[Callable, Iterator, optax.GradientTransforma
     schedule = exponential_range(FIRST, LAST, NUM_STEPS)
     optimizer, schedule = build.build_optimizer(config, setup.model, setup.sampler.steps_per_epoch, schedule)
     settings = dataclasses.replace(setup.step_settings, optimizer=optimizer, schedule=schedule)
-    source = training_input(
-        setup.placement, setup.train_samples, setup.sampler, setup.shard, config.grad_accum_steps, devices
-    )
+    source = setup.training_source()
     train = build_steps.build_train_step(source, devices, settings)
     dispatches = setup.dispatches(range(NUM_STEPS))
     return train, prefetch(source.inputs(dispatches), devices), optimizer

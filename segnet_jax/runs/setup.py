@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 
@@ -44,7 +45,8 @@ from segnet_jax.training.inputs import (
     split_into_dispatches,
     training_input,
 )
-from segnet_jax.training.own_objects import OwnObjects, check_loss
+from segnet_jax.training.own_augmentation import check_own_augmentation
+from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects, check_loss
 from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import TrainState, create_state
 from segnet_jax.weights.vgg import VGG
@@ -88,7 +90,7 @@ class Setup:
       train_samples: decoded training samples.
       eval_samples: decoded evaluation samples.
       placement: where the samples reside during training.
-      own: network, loss and optimizer given from Python.
+      own: network, loss, optimizer and augmentation of the user, if any.
     """
 
     config: Config
@@ -104,7 +106,7 @@ class Setup:
     train_samples: CachedSplit | None = None
     eval_samples: CachedSplit | None = None
     placement: Placement | None = None
-    own: OwnObjects = build.NO_OBJECTS
+    own: OwnObjects = NO_OBJECTS
 
     @property
     def train_split(self) -> Split:
@@ -170,8 +172,13 @@ class Setup:
         return build.state_shapes(self.model, self.optimizer, self.precision, self.config.has_average)
 
     def batch(self, step: int) -> tf_data.Batch:
-        """Return this process's part of the batch of a step, counted from 0."""
-        return tf_data.training_batch(self.train_samples, self.sampler, self.shard, self.config.grad_accum_steps, step)
+        """Return this process's part of the batch of a step, counted from 0, as the network gets it."""
+        grad_accum_steps = self.config.grad_accum_steps
+        batch = tf_data.training_batch(self.train_samples, self.sampler, self.shard, grad_accum_steps, step)
+        if self.own.augment is None:
+            return batch
+        key = self.sampler.batch(step).keys(self.shard.places(grad_accum_steps))
+        return jax.device_get(self.own.augment(**batch, key=key))
 
     def dispatches(self, steps: range) -> list[range]:
         """Split steps into dispatches that do not cross the end of an epoch."""
@@ -195,19 +202,29 @@ class Setup:
         state = create_state(variables, self.optimizer, self.precision, self.config.has_average)
         return replicate(state, self.devices)
 
+    def training_source(self) -> Input:
+        """Return the training batches."""
+        samples, grad_accum_steps = self.train_samples, self.config.grad_accum_steps
+        return training_input(
+            self.placement, samples, self.sampler, self.shard, grad_accum_steps, self.devices, self.own.augment
+        )
+
     def build_steps(self) -> Steps:
         """Build the training step and the evaluation."""
-        devices, grad_accum_steps = self.devices, self.config.grad_accum_steps
-        settings = self.step_settings
-        source = training_input(self.placement, self.train_samples, self.sampler, self.shard, grad_accum_steps, devices)
+        devices, settings = self.devices, self.step_settings
+        source = self.training_source()
         train = build_steps.build_train_step(source, devices, settings)
         eval_source = evaluation_input(self.placement, self.eval_samples, self.shard, devices)
         evaluate = build_steps.build_evaluator(eval_source, len(self.eval_samples), self.shard, devices, settings)
         return Steps(source, train, evaluate)
 
 
-def resolve(config: Config, own: OwnObjects = build.NO_OBJECTS) -> Setup:
+def resolve(config: Config, own: OwnObjects = NO_OBJECTS) -> Setup:
     """Choose the devices, open the dataset and check the config against both; no image is read, nothing compiled.
+
+    Args:
+      config: config of the run.
+      own: objects given from Python, and the augmentation that `config.augment` names.
 
     Raises:
       UserError: If the config does not fit the devices, the dataset, or itself.
@@ -217,6 +234,7 @@ def resolve(config: Config, own: OwnObjects = build.NO_OBJECTS) -> Setup:
     check_installed(config.logger)
     devices, precision = start_devices(config)
     logger.info(f"devices  {devices}, {precision}")
+    check_own_augmentation(config, own.augment)  # after the devices, because tracing starts JAX
     check_memory(config, devices)
     dataset = run_dataset.open_data(config)
     if dataset.doubts:
@@ -227,12 +245,14 @@ def resolve(config: Config, own: OwnObjects = build.NO_OBJECTS) -> Setup:
         logger.info(as_called(note))
     if warning := run_dataset.size_warning(config, dataset):
         logger.warning(warning)
+    if warning := run_dataset.crop_warning(config, dataset):
+        logger.warning(warning)
     if config.split_rule == "trainval":
         logger.info("note: --split-rule trainval has no validation images: the test images are scored once, at the end")
     sizes = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
     fingerprint = dataset.splits["train"].fingerprint[:12]
     logger.info(f"data     {dataset.name}: {sizes}; {len(dataset.classes)} classes; {fingerprint}")
-    sampler = _build_sampler(config, devices, len(dataset.splits["train"]))
+    sampler = run_dataset.build_sampler(config, devices, len(dataset.splits["train"]))
     total_steps = config.total_steps(sampler.steps_per_epoch)
     length = f"{config.epochs} epochs of {sampler.steps_per_epoch}" if not config.steps else f"{total_steps:,}"
     logger.info(f"plan     {length} steps of {sampler.global_batch_size} images")
@@ -257,19 +277,6 @@ def resolve(config: Config, own: OwnObjects = build.NO_OBJECTS) -> Setup:
         steps_per_dispatch=steps_per_dispatch(config, devices, sampler.steps_per_epoch, total_steps, config.max_steps),
         own=own,
     )
-
-
-def _build_sampler(config: Config, devices: Devices, num_images: int) -> Sampler:
-    """Build the training sampler; with too few images, the error suggests the batch size that fits."""
-    batches_per_step = devices.total * config.grad_accum_steps
-    try:
-        return Sampler.from_config(config, num_images, batches_per_step * config.batch_size_per_device)
-    except UserError as error:
-        largest = num_images // batches_per_step
-        fix = f"--batch-size-per-device {largest}"
-        if not largest:
-            fix = "--devices 1 --grad-accum-steps 1 --batch-size-per-device 1"
-        raise UserError(error.faults[0].what, kind=error.kind, fix=fix) from None
 
 
 def load_data(

@@ -30,9 +30,8 @@ from segnet_jax.system.disk import DiskRetry, format_bytes
 from segnet_jax.system.errors import NotFinite, Stopped
 from segnet_jax.system.signals import Stop
 from segnet_jax.training import checkpoint_folders, initial_weights
-from segnet_jax.training.build import NO_OBJECTS
 from segnet_jax.training.checkpoints import Checkpoints
-from segnet_jax.training.own_objects import OwnObjects, check_given
+from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects, check_given
 from segnet_jax.training.state import clear_non_finite, is_finite, num_bytes_of
 
 logger = logging.getLogger(__name__)
@@ -44,8 +43,9 @@ _IN_FLIGHT = 2  # dispatches whose metrics are read later, so that the devices n
 class Trainer:
     """A training run: `run` takes it from its config to its result, or resumes it; `callbacks` are called meanwhile.
 
-    Attributes: `config` of the run; `setup`, the resolved config; the run's `folder`, locked, with `checkpoints`;
-    `meta`, the metadata of the newest checkpoint; `step`, the finished optimizer steps, and `state` after them.
+    Attributes: `config` of the run; `own`, the user's objects; `setup`, the resolved config; the run's
+    `folder`, locked, with `checkpoints`; `meta`, the metadata of the newest checkpoint; `step`, the finished optimizer
+    steps, and `state` after them.
     """
 
     config: Config

@@ -23,14 +23,12 @@ from segnet_jax.training import optimizer as optimizers
 from segnet_jax.training.losses import parse_loss
 from segnet_jax.training.optimizer import OptimizerSettings
 from segnet_jax.training.own_network import build_own_network, network_of
-from segnet_jax.training.own_objects import OwnObjects, missing
+from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects, missing
 from segnet_jax.training.precision import DTYPES
 from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import TrainState, create_state, variable_shapes
 
 logger = logging.getLogger(__name__)
-
-NO_OBJECTS = OwnObjects()
 
 
 def fields_from_config(config: Config, dataclass: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Build the input of the mapped steps: batches made on the host, or inside the step from a split in device memory."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from segnet_jax.distributed.data_parallel import AXIS, Devices, memory_of
 from segnet_jax.distributed.rendezvous import list_processes
 from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import UserError
+from segnet_jax.training.own_augmentation import OwnAugmentation
 
 logger = logging.getLogger(__name__)
 
@@ -100,22 +102,45 @@ def agree_on_placement(placement: Placement, all_gather: Callable[[str], list[st
 
 
 def training_input(
-    place: Placement, samples: CachedSplit, sampler: Sampler, shard: BatchShard, grad_accum_steps: int, devices: Devices
+    place: Placement,
+    samples: CachedSplit,
+    sampler: Sampler,
+    shard: BatchShard,
+    grad_accum_steps: int,
+    devices: Devices,
+    own: OwnAugmentation | None = None,
 ) -> Input:
-    """Return the input of the training split, batches [L,K,A,B,...] for dispatches of K steps."""
+    """Return the input of the training split, batches [L,K,A,B,...] for dispatches of K steps.
+
+    `own` is applied inside the step, whichever way its batch is made.
+    """
+    after = (lambda make_batch: make_batch) if own is None else partial(_followed_by, own)
     if place == "host":
 
         def inputs(calls: list[range]) -> Iterator[tf_data.Batch]:
             assert all(len(steps) == 1 for steps in calls), "batches from the host need one step per dispatch"
             steps = range(calls[0].start, calls[-1].stop) if calls else range(0)
-            for batch in tf_data.training_batches(samples, sampler, shard, grad_accum_steps, steps):
+            batches = tf_data.training_batches(samples, sampler, shard, grad_accum_steps, steps)
+            for step, batch in zip(steps, batches, strict=True):
+                if own is not None:
+                    batch["key"] = sampler.batch(step).keys(shard.places(grad_accum_steps))
                 yield {name: array[:, None] for name, array in batch.items()}
 
-        return Input(inputs, as_sent)
+        return Input(inputs, after(as_sent))
     inputs = partial(device_resident.training_draws, sampler, shard, grad_accum_steps)
-    return _on_devices(
-        place, samples, shard, devices, inputs, partial(device_resident.training_batch, most=sampler.shift)
-    )
+    make_batch = partial(device_resident.training_batch, most=sampler.shift, crop=sampler.crop)
+    source = _on_devices(place, samples, shard, devices, inputs, make_batch)
+    return dataclasses.replace(source, make_batch=after(source.make_batch))
+
+
+def _followed_by(own: OwnAugmentation, make_batch: MakeBatch) -> MakeBatch:
+    """Return a function that makes a batch and augments it by the user's function."""
+
+    def make(inputs: dict[str, jax.Array], store: Any) -> dict[str, jax.Array]:
+        batch = make_batch(inputs, store)
+        return own(batch["image"], batch["label"], inputs["key"])
+
+    return make
 
 
 def evaluation_input(place: Placement, samples: CachedSplit, shard: BatchShard, devices: Devices) -> Input:

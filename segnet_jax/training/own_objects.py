@@ -8,7 +8,7 @@ import functools
 import hashlib
 import inspect
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from flax import linen as nn
 from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.losses import Loss
+from segnet_jax.training.own_augmentation import OwnAugmentation
 
 
 @dataclass(frozen=True)
@@ -29,16 +30,18 @@ class OwnObjects:
       model: class of a network that keeps `nn.contract`, or a function of its fields that returns one.
       loss: a `Loss`; see `as_loss`.
       optimizer: function of the learning-rate schedule, such as `optax.adamw`.
+      augment: augmentation that the config field `augment` names.
     """
 
     model: Callable[..., NetworkContract] | None = None
     loss: Loss | None = None
     optimizer: Callable[[optax.Schedule], optax.GradientTransformation] | None = None
+    augment: OwnAugmentation | None = None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the objects are called, for the config field `own`."""
-        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        """What the objects are called, for the config field `own`; the augmentation has a field of its own."""
+        given = {name: getattr(self, name) for name in ("model", "loss", "optimizer")}
         return tuple(f"{part}={name_of(each)}" for part, each in given.items() if each is not None)
 
 
@@ -79,7 +82,12 @@ def check_loss(own: OwnObjects, num_classes: int) -> None:
         raise UserError(f"the loss {name_of(own.loss)} must give one float32 number, the sum over pixels, got {found}")
 
 
-def own_objects(model: Any = None, loss: Any = None, optimizer: Any = None) -> OwnObjects:
+NO_OBJECTS = OwnObjects()
+
+
+def own_objects(
+    model: Any = None, loss: Any = None, optimizer: Any = None, augment: OwnAugmentation | None = None
+) -> OwnObjects:
     """Return the objects after a check of their kinds.
 
     Raises:
@@ -92,7 +100,7 @@ def own_objects(model: Any = None, loss: Any = None, optimizer: Any = None) -> O
             "optimizer must be a function of the learning-rate schedule, such as optax.adamw or "
             f"functools.partial(optax.adamw, weight_decay=1e-4), got {_short(optimizer)}"
         )
-    return OwnObjects(model, None if loss is None else as_loss(loss), optimizer)
+    return OwnObjects(model, None if loss is None else as_loss(loss), optimizer, augment)
 
 
 def name_of(given: Any) -> str:

@@ -12,7 +12,7 @@ IMPORTS = {  # modules that import a non-constant name, and where that name come
     "__main__.py": "the command line's first word, one of COMMANDS",
     "config/completion.py": "the same, of all COMMANDS",
     "exporting/formats.py": "the names of libraries in this file",
-    "system/own_code.py": "--network of this command line or Python call",
+    "system/own_code.py": "--network and --augment of this command line or Python call",
     "training/devices.py": "JAX's plugins, named in this file",
 }
 CALLS = ("import_module", "__import__", "exec", "eval", "compile", "run_path", "run_module", "spec_from_file_location")

@@ -14,8 +14,8 @@ from test_order import global_batches, marked_records, shares, sum_of
 from segnet_jax.config.fields import Config
 from segnet_jax.constants import VOID
 from segnet_jax.data.input_pipeline import device_resident, tf_data
-from segnet_jax.data.input_pipeline.augment import PIXEL, PLACES, recolor, resample
-from segnet_jax.data.input_pipeline.sampler import Sampler, _colors
+from segnet_jax.data.input_pipeline.augment import recolor, resample
+from segnet_jax.data.input_pipeline.sampler import PIXEL, PLACES, Sampler, _colors
 from segnet_jax.data.input_pipeline.tf_data import BatchShard
 from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.system.errors import UserError

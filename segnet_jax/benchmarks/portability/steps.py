@@ -232,12 +232,14 @@ def _train(
     platform: str,
     leading: tuple[int, int],
 ) -> Program:
+    if config.augment:  # own code, which only a training command may name
+        logger.warning(f"the training step is built without your own augmentation {config.augment}")
+        config = dataclasses.replace(config, augment="")
     settings = build.step_settings(config, model, constants.weights, constants.preprocessing, constants.steps_per_epoch)
     settings = dataclasses.replace(settings, loop=platform != "cpu")  # as on the device itself
     state = build.state_shapes(model, settings.optimizer, precision, config.has_average)
-    make_batch, inputs, store = _input(
-        config, (*leading, config.grad_accum_steps), partial(device_resident.training_batch, most=config.shift)
-    )
+    make_batch = partial(device_resident.training_batch, most=config.shift, crop=config.crop)
+    make_batch, inputs, store = _input(config, (*leading, config.grad_accum_steps), make_batch)
     step = partial(train_steps, make_batch=make_batch, settings=settings)
     return Program(
         with_named_state(step, state),
@@ -268,23 +270,21 @@ def _infer(config: Config, constants: StepConstants, model: NetworkContract) -> 
         logits = folded.apply(variables, normalize(images, constants.preprocessing, folded.dtype), train=False)
         return jnp.argmax(logits, axis=-1).astype(jnp.uint8)
 
-    return Program(predict, (variables, _images(config, config.batch_size_per_device)))
+    return Program(predict, (variables, _images(config, (config.batch_size_per_device,), config.image_size)))
 
 
-def _images(config: Config, *leading: int) -> jax.ShapeDtypeStruct:
+def _images(config: Config, leading: tuple[int, ...], size: tuple[int, int]) -> jax.ShapeDtypeStruct:
     """Return the shape and dtype of images."""
-    return jax.ShapeDtypeStruct((*leading, *config.image_size, config.channels), f"uint{config.image_bits}")
+    return jax.ShapeDtypeStruct((*leading, *size, config.channels), f"uint{config.image_bits}")
 
 
 def _input(config: Config, leading: tuple[int, ...], make_batch: Callable) -> tuple[Callable, dict, Any]:
     """Return how a step makes its batch: (make_batch, inputs, store), the arrays as shapes."""
     shape, size = (*leading, config.batch_size_per_device), config.image_size
     if config.input == "host":
-        return (
-            as_sent,
-            {"image": _images(config, *shape), "label": jax.ShapeDtypeStruct((*shape, *size), jnp.uint8)},
-            (),
-        )
+        size = size if make_batch is device_resident.evaluation_batch else config.train_size
+        label = jax.ShapeDtypeStruct((*shape, *size), jnp.uint8)
+        return as_sent, {"image": _images(config, shape, size), "label": label}, ()
     if make_batch is device_resident.evaluation_batch:
         parameters = {"index": shape}
     else:
@@ -294,5 +294,5 @@ def _input(config: Config, leading: tuple[int, ...], make_batch: Callable) -> tu
     return (
         make_batch,
         {name: jax.ShapeDtypeStruct(each, jnp.int32) for name, each in parameters.items()},
-        {"images": _images(config, _NUM_SAMPLES), "labels": labels},
+        {"images": _images(config, (_NUM_SAMPLES,), config.image_size), "labels": labels},
     )

@@ -1,7 +1,7 @@
-"""Augmentation of one image and its label: color, scale, then the article's reflection and shift.
+"""Augmentation of one image and its label, in the order of `augment`.
 
-Color and scale use 32-bit integer arithmetic in one function for numpy on the host and JAX on the device, so both give
-the same bytes.
+All arithmetic is on 32-bit integers, in one function for numpy on the host and JAX on the device, so both give the same
+bytes.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 
 from segnet_jax.constants import VOID
-
-PIXEL_BITS = 14  # subpixel positions are multiples of 2^-14
-PIXEL = 1 << PIXEL_BITS
-PLACES = 2048  # steps between the extreme positions of a scaled image
+from segnet_jax.data.input_pipeline.class_mix import class_mix
+from segnet_jax.data.input_pipeline.sampler import CROP_BITS, KERNEL_BITS, PIXEL, PIXEL_BITS
 
 
 @dataclass(frozen=True)
@@ -27,14 +25,23 @@ class Backend:
       flip: function that reflects an array [H,W,...] left/right if its second argument is not 0.
       shift: function of an array [H,W,...], shift_y, shift_x and fill that shifts the array down and right and sets
         uncovered pixels to `fill`.
+      cut: function of an array [H,W,...], the first row, the first column, height and width that cuts this part out.
     """
 
     xp: ModuleType
     flip: Callable[[Any, Any], Any]
     shift: Callable[[Any, Any, Any, int], Any]
+    cut: Callable[[Any, Any, Any, int, int], Any]
 
 
-def augment(image: Any, label: Any, params: Mapping[str, Any], backend: Backend) -> tuple[Any, Any]:
+def augment(
+    image: Any,
+    label: Any,
+    params: Mapping[str, Any],
+    backend: Backend,
+    other: tuple[Any, Any] | None = None,
+    crop: tuple[int, int] = (0, 0),
+) -> tuple[Any, Any]:
     """Augment one sample; all augmentation of both input paths.
 
     To add an augmentation: draw its parameters in `sampler`, write a function like `recolor` or `resample` that
@@ -45,18 +52,33 @@ def augment(image: Any, label: Any, params: Mapping[str, Any], backend: Backend)
       label: uint8 [H,W].
       params: the sample's `AugmentationParams.drawn`, int32 each; absent ones are neither applied nor compiled.
       backend: the numpy or JAX backend.
+      other: image and label of the sample `params["partner"]`; None without class-mix.
+      crop: height and width of crops; (0, 0) without them.
 
     Returns:
-      The same shapes and types; pixels from outside the image are 0 and VOID.
+      The same types, and the same shapes unless cropped; pixels from outside the image are 0 and VOID.
     """
+    if other is not None:
+        image, label = class_mix(image, label, *other, params["class_seed"], backend.xp)
     if "gain" in params:
         image = recolor(image, params["gain"], params["offset"], backend.xp)
+    if "kernel" in params:
+        image = blur(image, params["kernel"], backend.xp)
     if "step" in params:
         places = params["place_y"], params["place_x"]
         image, label = resample(image, label, params["step"], *places, backend.xp)
+    if "matrix" in params:
+        image, label = warp(image, label, params["matrix"], backend.xp)
     image, label = (backend.flip(array, params["flip"]) for array in (image, label))
+    if "vertical_flip" in params:
+        image, label = (backend.xp.where(params["vertical_flip"] != 0, each[::-1], each) for each in (image, label))
     shifts = params["shift_y"], params["shift_x"]
-    return backend.shift(image, *shifts, 0), backend.shift(label, *shifts, VOID)
+    image, label = backend.shift(image, *shifts, 0), backend.shift(label, *shifts, VOID)
+    if "crop_y" in params:
+        places = zip(label.shape, crop, (params["crop_y"], params["crop_x"]), strict=True)
+        starts = [((size - part + 1) * place) >> CROP_BITS for size, part, place in places]
+        image, label = (backend.cut(each, *starts, *crop) for each in (image, label))
+    return image, label
 
 
 def recolor(image: Any, gain: Any, offset: Any, xp: ModuleType) -> Any:
@@ -73,6 +95,26 @@ def recolor(image: Any, gain: Any, offset: Any, xp: ModuleType) -> Any:
     """
     wide = image.astype(xp.int32) * gain[None, None] + offset[None, None]
     return (wide >> 8).clip(0, 255).astype(xp.uint8)
+
+
+def blur(image: Any, kernel: Any, xp: ModuleType) -> Any:
+    """Convolve the rows, then the columns, of each channel with a kernel; pixels at the edge are repeated outside.
+
+    Args:
+      image: uint8 [H,W,3].
+      kernel: int32 [K], K odd, not negative, with the sum 2^14.
+      xp: numpy or jax.numpy.
+
+    Returns:
+      uint8 [H,W,3].
+    """
+    reach, wide = len(kernel) // 2, image.astype(xp.int32)
+    for axis, bits in enumerate((KERNEL_BITS - 8, KERNEL_BITS + 8)):  # in between, values have 8 bits of a fraction
+        padded = xp.pad(wide, [(reach * (other == axis),) * 2 for other in range(3)], mode="edge")
+        size = image.shape[axis]
+        parts = [padded[k : k + size] if axis == 0 else padded[:, k : k + size] for k in range(len(kernel))]
+        wide = (sum(kernel[k] * part for k, part in enumerate(parts)) + (1 << bits - 1)) >> bits
+    return wide.astype(xp.uint8)
 
 
 def resample(image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: ModuleType) -> tuple[Any, Any]:
@@ -135,6 +177,64 @@ def _sources(outputs: Any, size: int, step: Any, place: Any) -> tuple[Any, Any, 
     return before.clip(0, most), (before + 1).clip(0, most), weight, nearest.clip(0, most), inside
 
 
+def warp(image: Any, label: Any, matrix: Any, xp: ModuleType) -> tuple[Any, Any]:
+    """Apply a linear map about the middle, within the same frame.
+
+    Args:
+      image: uint8 [H,W,3].
+      label: uint8 [H,W], up to 2^14 each way.
+      matrix: int32 [4], in 2^-14: y from y, y from x, x from y and x from x, from an output pixel to its source. The
+        absolute values of a row add up to less than 3.
+      xp: numpy or jax.numpy.
+
+    Returns:
+      The same shapes; see `sample_at`.
+    """
+    height, width = label.shape
+    v, u = (2 * xp.arange(size, dtype=xp.int32) - (size - 1) for size in (height, width))  # half pixels from the middle
+    v, u = v[:, None], u[None]
+    at_y = (matrix[0] * v + matrix[1] * u + (height - 1) * PIXEL) >> 1
+    at_x = (matrix[2] * v + matrix[3] * u + (width - 1) * PIXEL) >> 1
+    return sample_at(image, label, at_y, at_x, xp)
+
+
+def sample_at(image: Any, label: Any, at_y: Any, at_x: Any, xp: ModuleType) -> tuple[Any, Any]:
+    """Sample an image and its label at any positions; those outside are 0 and VOID.
+
+    The image is interpolated bilinearly with 8-bit weights; the label takes the nearest pixel.
+
+    Args:
+      image: uint8 [H,W,3].
+      label: uint8 [H,W].
+      at_y: int32 [h,w], rows in 2^-14; those of pixel centers are whole.
+      at_x: int32 [h,w], columns likewise.
+      xp: numpy or jax.numpy.
+
+    Returns:
+      uint8 [h,w,3] and uint8 [h,w].
+    """
+    height, width = label.shape
+
+    def pixels(array, row, column):
+        index = row.clip(0, height - 1) * width + column.clip(0, width - 1)
+        return xp.take(array.reshape(height * width, *array.shape[2:]), index, axis=0, mode="clip")
+
+    top, left = at_y >> PIXEL_BITS, at_x >> PIXEL_BITS
+    weight_y, weight_x = (((at >> (PIXEL_BITS - 8)) & 255)[..., None] for at in (at_y, at_x))
+
+    def row(y):
+        one, other = (pixels(image, y, x).astype(xp.int32) for x in (left, left + 1))
+        return one * (256 - weight_x) + other * weight_x
+
+    mixed = (row(top) * (256 - weight_y) + row(top + 1) * weight_y + (1 << 15)) >> 16
+    y, x = ((at + PIXEL // 2) >> PIXEL_BITS for at in (at_y, at_x))  # the nearest pixel
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    return (
+        xp.where(inside[..., None], mixed, 0).astype(xp.uint8),
+        xp.where(inside, pixels(label, y, x), VOID).astype(xp.uint8),
+    )
+
+
 def flip_on_host(array: np.ndarray, flip: int) -> np.ndarray:
     """Reflect [H,W,...] left/right where `flip` is not 0; a view, nothing is copied."""
     return array[:, ::-1] if flip else array
@@ -160,4 +260,9 @@ def _overlap(shift: int, size: int) -> tuple[tuple[int, int], slice]:
     return (start, start + kept), slice(max(-shift, 0), max(-shift, 0) + kept)
 
 
-ON_HOST = Backend(np, flip_on_host, shift_on_host)
+def cut_on_host(array: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
+    """Cut a part out of [H,W,...]; a view, nothing is copied."""
+    return array[top : top + height, left : left + width]
+
+
+ON_HOST = Backend(np, flip_on_host, shift_on_host, cut_on_host)

@@ -40,7 +40,7 @@ def shards(samples: CachedSplit, shard: BatchShard) -> dict[str, np.ndarray]:
 def training_draws(
     sampler: Sampler, shard: BatchShard, grad_accum_steps: int, calls: list[range]
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yield the augmentation parameters of each dispatch for `training_batch`: int32 [L,K,A,B] or [L,K,A,B,3]."""
+    """Yield the augmentation parameters of each dispatch for `training_batch`: int32 [L,K,A,B] or [L,K,A,B,N]."""
     places = shard.places(grad_accum_steps)
     for steps in calls:
         batches = [sampler.batch(step)[places].drawn() for step in steps]
@@ -53,22 +53,31 @@ def evaluation_draws(num_samples: int, shard: BatchShard) -> Iterator[dict[str, 
         yield {"index": evaluation_indices(num_samples, shard, step).astype(np.int32)}
 
 
-def training_batch(draws: dict[str, jax.Array], store: Store, *, most: int, axis: str | None = None) -> Store:
+def training_batch(
+    draws: dict[str, jax.Array],
+    store: Store,
+    *,
+    most: int,
+    crop: tuple[int, int] = (0, 0),
+    axis: str | None = None,
+) -> Store:
     """Make one device's augmented batch, inside the step.
 
     Args:
-      draws: augmentation parameters, int32 [A,B] or [A,B,3]; absent ones are not compiled.
+      draws: augmentation parameters, int32 [A,B] or [A,B,N]; absent ones are not compiled.
       store: the split.
       most: largest shift in pixels.
+      crop: height and width of crops; (0, 0) without them.
       axis: the mapped axis over which the split is sharded, or None if each device has all of it.
 
     Returns:
       "image" uint8 [A,B,H,W,3] and "label" uint8 [A,B,H,W], as in `tf_data.training_batch`.
     """
-    backend = Backend(jnp, _flip, partial(_shift, most=most))
+    backend = Backend(jnp, _flip, partial(_shift, most=most), _cut)
     images, labels = _gather(store, draws["index"], axis)
-    augment_all = jax.vmap(jax.vmap(partial(augment, backend=backend)))  # over accumulated batches and over images
-    image, label = augment_all(images, labels, draws)
+    others = _gather(store, draws["partner"], axis) if "partner" in draws else None
+    augment_all = jax.vmap(jax.vmap(partial(augment, crop=crop, backend=backend)))  # accumulated batches and images
+    image, label = augment_all(images, labels, draws, other=others)
     return {"image": image, "label": label}
 
 
@@ -112,3 +121,9 @@ def _shift(array: jax.Array, shift_y: jax.Array, shift_x: jax.Array, fill: int, 
     # Clipped, because dynamic_slice counts a negative start from the end.
     start = [margin - jnp.clip(shift, -margin, margin) for margin, shift in shifts]
     return lax.dynamic_slice(padded, [*start, *(0,) * (array.ndim - 2)], array.shape)
+
+
+def _cut(array: jax.Array, top: jax.Array, left: jax.Array, height: int, width: int) -> jax.Array:
+    """Cut a part out of [H,W,...]."""
+    start, size = (top, left, *(0,) * (array.ndim - 2)), (height, width, *array.shape[2:])
+    return lax.dynamic_slice(array, start, size)

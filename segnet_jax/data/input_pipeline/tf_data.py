@@ -52,11 +52,12 @@ def training_batch(
 ) -> Batch:
     """Make the augmented batch of one step, counted from 0 over all epochs."""
     places = shard.places(grad_accum_steps)
-    images, labels = _empty(places.shape, samples)
+    images, labels = _empty(places.shape, samples, sampler.train_size(samples.image_size))
     draws = {name: array.astype(np.int32) for name, array in sampler.batch(step).drawn().items()}
     for place, i in np.ndenumerate(places):
         params = {name: array[i] for name, array in draws.items()}
-        images[place], labels[place] = augment(*samples.read(int(params["index"])), params, ON_HOST)
+        own, other = (samples.read(int(params[name])) if name in params else None for name in ("index", "partner"))
+        images[place], labels[place] = augment(*own, params, ON_HOST, other, sampler.crop)
     return {"image": images, "label": labels}
 
 
@@ -93,8 +94,10 @@ def evaluation_batches(samples: CachedSplit, shard: BatchShard) -> Iterator[Batc
     return _prefetched(partial(evaluation_batch, samples, shard), steps, samples)
 
 
-def _empty(places: tuple[int, ...], samples: CachedSplit) -> tuple[np.ndarray, np.ndarray]:
-    shape, pixels = (*places, *samples.image_size), samples.pixels
+def _empty(
+    places: tuple[int, ...], samples: CachedSplit, size: tuple[int, int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    shape, pixels = (*places, *(size or samples.image_size)), samples.pixels
     return np.empty((*shape, pixels.channels), pixels.dtype), np.empty(shape, np.uint8)
 
 

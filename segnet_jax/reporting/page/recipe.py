@@ -21,7 +21,10 @@ def overview(run: RunSummary) -> list[tuple[str, str]]:
             ("recipe", text(config.protocol, 60) or "own settings"),
             ("learning rate", f"{config.learning_rate:g}, {config.schedule}"),
             ("images per step", _batch(run)),
-            ("image size", f"{height}x{width}"),
+            (
+                "image size",
+                f"{height}x{width}" + (f", crops of {crop[0]}x{crop[1]}" if (crop := config.crop)[0] else ""),
+            ),
             ("length", _length(run)),
             ("first weights", words.value_words(start, "init")),
         ]

@@ -36,7 +36,7 @@ _CHOICES = {
     "dataset": _DATASETS,
     "best_metric": {"miou": "mean IoU", "global_accuracy": "global accuracy"},
 }
-_SIZES = ("image_size",)
+_SIZES = ("image_size", "crop")
 _NAMES = {
     "init": "first weights",
     "ema_decay": "decay of the averaged weights",
