@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segnet_jax.reporting.csv_files import safe_cell
 from segnet_jax.reporting.page.run_summary import RunSummary, integer, number
-
 
 _SHOWN = ("iou", "accuracy", "precision", "dice")  # fields of `ClassRow`, and keys of a result's `per_class`
 
@@ -97,9 +97,7 @@ def most_confused(confusion: np.ndarray, names: Sequence[str], max_pairs: int = 
 
 def confusion_csv(confusion: np.ndarray, names: Sequence[str]) -> str:
     """Format the counts as CSV, a row for each true class and a column for each predicted one."""
-    safe = [
-        f"'{name}" if name[:1] in "=+-@" else name for name in names
-    ]  # else a spreadsheet would run it as a formula
+    safe = list(map(safe_cell, names))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["true \\ predicted", *safe])
