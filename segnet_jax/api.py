@@ -2,7 +2,7 @@
 
 import dataclasses
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segnet_jax.config.fields import Config
@@ -76,17 +76,20 @@ def train(**settings: Any) -> Run:
     config = parse_config(_words(Config, settings), prog="segnet_jax.train", description="", defaults=default_config)
     if config.find_lr:
         raise UserError("find_lr is for the command only: use python -m segnet_jax.train --find-lr")
+    if config.folds and not config.fold:
+        raise UserError("folds is for the command only, unless fold names one: use python -m segnet_jax.train --folds")
     trainer = Trainer(config)
     trainer.run()
     return _read_run(trainer.folder)
 
 
-def evaluate(run: str | pathlib.Path, **settings: Any) -> Scores:
+def evaluate(run: str | pathlib.Path | Sequence[str | pathlib.Path], **settings: Any) -> Scores:
     """Score a run's network on a split as `python -m segnet_jax.evaluate` does, and print the table.
 
     Args:
-      run: the run folder.
-      **settings: flags of the command, with underscores, such as `evaluate("runs/photos-1", split="val")`.
+      run: the run folder; several are evaluated as an ensemble, the mean of their probabilities.
+      **settings: flags of the command, with underscores, such as `evaluate("runs/photos-1", split="val")` or
+        `evaluate(["runs/a", "runs/b"], tta="flip", tta_scales=(0.75, 1, 1.25))`.
 
     Raises:
       UserError: If a setting is wrong, or the run or split does not exist.
@@ -95,7 +98,8 @@ def evaluate(run: str | pathlib.Path, **settings: Any) -> Scores:
     from segnet_jax.evaluate import EvaluateOptions, evaluate_to_json
 
     logs.configure()  # before the flags, which may change the verbosity
-    words = [str(run), *_words(EvaluateOptions, settings)]
+    runs = [run] if isinstance(run, str | pathlib.Path) else run
+    words = [*map(str, runs), *_words(EvaluateOptions, settings)]
     options = parse_flags(EvaluateOptions, words, prog="segnet_jax.evaluate", description="")
     return Scores.from_json(evaluate_to_json(options))
 

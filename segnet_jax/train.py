@@ -4,6 +4,7 @@ import sys
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
+from segnet_jax.runs.cross_validation import cross_validate
 from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.find_lr import find_lr
 from segnet_jax.runs.trainer import Trainer
@@ -27,7 +28,7 @@ def main() -> int:
 
 
 def train(config: Config) -> int:
-    """Train with a config, resume the run that it started, or only test learning rates; return the exit code.
+    """Train with a config, or resume the run or the folds that it started, or test learning rates; return exit code 0.
 
     Raises:
       UserError: If the config or the data are wrong; raised before anything is compiled.
@@ -35,6 +36,8 @@ def train(config: Config) -> int:
     """
     if config.find_lr:
         find_lr(config)
+    elif config.folds and not config.fold:
+        cross_validate(config)
     else:
         Trainer(config).run()
     return 0

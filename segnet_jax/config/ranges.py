@@ -10,6 +10,8 @@ RANGES = {
     "threshold": (0, 255),
     "image_range": (0, 65_535),
     "val_fraction": (0, 0.9),
+    "folds": (0, 100),
+    "fold": (0, 100),
     "shift": (0, 16_384),
     "scale": (0.25, 4),
     "color": (0, 1),

@@ -99,6 +99,26 @@ def print_sequences(sequences: Mapping[str, Mapping[str, float]]) -> None:
         print(f"and {len(sequences) - _MAX_SEQUENCES} more sequences; --json FILE lists all")
 
 
+def print_folds(table: Mapping[str, Mapping]) -> None:
+    """Print the scores of each fold of a cross-validation, with their mean and standard deviation.
+
+    Args:
+      table: "folds", name -> row with "num_images" and scores; "mean" and "deviation", score -> value.
+    """
+    columns = ("miou", "mean_dice", "global_accuracy", "mean_accuracy")
+    shown_table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
+    shown_table.add_column("fold")
+    for heading in ("images", "mIoU %", "Dice %", "global %", "classes %"):
+        shown_table.add_column(heading, justify="right", no_wrap=True)
+    for place, (name, row) in enumerate(table["folds"].items(), 1):
+        values = [_number(row[key]) for key in columns]
+        shown_table.add_row(name, f"{row['num_images']:,}", *values, end_section=place == len(table["folds"]))
+    for name in ("mean", "deviation"):
+        values = [_number(math.nan if (value := table[name][key]) is None else value) for key in columns]
+        shown_table.add_row(name, "", *values, style="bold")
+    Console(file=sys.stdout, highlight=False).print(shown_table)
+
+
 def _number(fraction: float) -> str:
     return f"{100 * fraction:.2f}" if math.isfinite(fraction) else "-"
 
