@@ -15,7 +15,7 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.config.options import File, Folder, ImageSize, NumDevices, RunFolder, RunFolders
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.inference.averaging import TTA, Augmentation
-from segnet_jax.inference.ensemble import check_members, open_others
+from segnet_jax.inference.ensemble import open_others
 from segnet_jax.inference.network import unfolded
 from segnet_jax.inference.predictor import Sizing
 from segnet_jax.inference.sampling import check_samples
@@ -139,10 +139,10 @@ def evaluate_to_json(options: EvaluateOptions) -> dict[str, Any]:
     check_place("json", options.json)
     check_place("csv", options.csv, is_ours=is_image_scores)
     check_distinct({"--json": options.json, "--csv": options.csv})
-    runs = tuple(map(local_folder, (options.run, *options.more_runs)))
-    if options.calibrate and runs[0] != options.run:
+    run = local_folder(options.run)
+    if options.calibrate and run != options.run:
         raise UserError(f"--calibrate writes to the run, but {options.run} is not a folder: download it first")
-    options = dataclasses.replace(options, run=runs[0], more_runs=runs[1:])
+    options = dataclasses.replace(options, run=run)
     if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):
         raise UserError(f"--pictures {options.pictures} is a file; give a folder")
     subject = _open(options)
@@ -209,8 +209,8 @@ def _open(options: EvaluateOptions) -> Subject:
         raise UserError(f"the classes of dataset {dataset.name} differ from those that {options.run} was trained on")
     if options.batch_norm != "run":
         here["batch_norm"] = options.batch_norm
-    others = open_others(options.more_runs, here, unfolded, options.checkpoint, devices, precision, options.ema)
-    check_members((options.run, *options.more_runs), (unfolded(restored, config), *others))
+    first, which = (options.run, unfolded(restored, config)), options.checkpoint
+    others = open_others(first, options.more_runs, here, unfolded, which, devices, precision, options.ema)
     recomputes = rule == "recompute" and not others
     if recomputes:
         check_recomputable(restored.meta, options.run)

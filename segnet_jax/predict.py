@@ -14,7 +14,6 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax
-import numpy as np
 import tyro
 
 from segnet_jax.config.fields import Config
@@ -26,15 +25,15 @@ from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, make_label_rule
 from segnet_jax.inference.averaging import TTA, Augmentation, average
-from segnet_jax.inference.ensemble import check_members, open_others
+from segnet_jax.inference.ensemble import open_others
 from segnet_jax.inference.network import folded, unfolded
 from segnet_jax.inference.outputs import (
     LabelScoring,
     Outputs,
-    PredictionEntry,
     check_free,
     find_labels,
     output_suffixes,
+    print_totals,
 )
 from segnet_jax.inference.prediction_pipeline import segment_all
 from segnet_jax.inference.predictor import Predictor, Size, Sizing
@@ -42,13 +41,10 @@ from segnet_jax.inference.sampling import check_samples
 from segnet_jax.inference.sources import Source, find_sources, name_outputs
 from segnet_jax.inference.temperature import read_temperature
 from segnet_jax.inference.video import load_av
-from segnet_jax.metrics.confusion import scores
-from segnet_jax.reporting.tables import percent, print_table
 from segnet_jax.runs import run_folder
 from segnet_jax.runs.dataset import read_options_of
 from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import echo
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import OutOfMemory, Stopped, UserError, UserErrors, is_out_of_memory
 from segnet_jax.system.files import check_distinct, check_place, write_result
@@ -184,15 +180,12 @@ def predict(options: PredictOptions) -> int:
                 check_memory(dataclasses.replace(config, batch_size_per_device=1), devices, flags=PredictOptions)
             restored = restore(run, config, options.checkpoint, devices, precision)
             form = unfolded if options.labels else folded  # scores are those of `evaluate`, bit for bit
-            members = (
-                form(restored, config),
-                *open_others(tuple(map(local_folder, others)), here, form, options.checkpoint, devices, precision),
-            )
-            check_members((options.run, *others), members)
-            network = average(members, options.augmentation)
-            temperature = (
-                1.0 if others or options.samples else read_temperature(run, network.step, options.augmentation)
-            )
+            own = form(restored, config)
+            which = options.checkpoint
+            members = own, *open_others((options.run, own), others, here, form, which, devices, precision)
+            network, temperature = average(members, options.augmentation), 1.0
+            if not others and not options.samples:
+                temperature = read_temperature(run, network.step, options.augmentation)
             if options.samples:
                 check_samples(config.dropout, options.samples, options.run)
             per_device = config.batch_size_per_device
@@ -236,7 +229,7 @@ def predict(options: PredictOptions) -> int:
             "seconds": seconds,
             "num_inputs": len(sources),
             "num_done": len(done),
-            **_print_totals(done, out, seconds, network.classes),
+            **print_totals(done, out, seconds, network.classes),
             "inputs": [entry.row for entry in done],
             "faults": [dataclasses.asdict(fault) for fault in faults],
         }
@@ -295,27 +288,6 @@ def _scoring(
     if not sizing.is_as_evaluated:
         logger.info("note: scores are computed at each image's own size; `evaluate` scores at the training size")
     return LabelScoring(rule, reading, sizing, max_pixels)
-
-
-def _print_totals(
-    entries: Sequence[PredictionEntry], out: pathlib.Path, seconds: float, classes: ClassTable
-) -> dict[str, Any]:
-    """Print class fractions and scores over all inputs, and return them for the summary."""
-    echo(f"segmented {len(entries)} inputs in {seconds:.1f} s: {out}")
-    if not entries:
-        return {}
-    counts = sum(entry.counts for entry in entries)
-    fractions = counts / counts.sum()
-    order = np.argsort(-fractions, kind="stable")
-    echo(f"pixels: {', '.join(f'{classes.names[i]} {percent(fractions[i])}' for i in order if counts[i])}")
-    totals = {"class_fractions": dict(zip(classes.names, fractions.tolist(), strict=True))}
-    confusions = [entry.confusion for entry in entries if entry.confusion is not None]
-    if not np.any(confusions):
-        return totals
-    confusion = sum(confusions)
-    print_table(scores(confusion), classes)
-    echo(f"scored on the {len(confusions)} images that have a label")
-    return totals | {"num_scored": len(confusions), "miou": scores(confusion).miou, "confusion": confusion}
 
 
 @contextlib.contextmanager

@@ -8,13 +8,14 @@ from segnet_jax.distributed.data_parallel import Devices
 from segnet_jax.inference.network import Network
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.flag_names import option_of
-from segnet_jax.training.network_source import read_network_config
+from segnet_jax.training.network_source import local_folder, read_network_config
 from segnet_jax.training.restored import CheckpointChoice, restore
 
 _INPUT_FIELDS = ("image_size", "fit", "image_range")  # of the config, which determine the network's input
 
 
 def open_others(
+    first: tuple[str, Network],
     runs: Sequence[str],
     here: Mapping[str, Any],
     form: Callable[..., Network],
@@ -26,7 +27,8 @@ def open_others(
     """Restore the networks of other runs, each with its own stored BatchNorm statistics unless `here` says otherwise.
 
     Args:
-      runs: run folders or exported folders.
+      first: name and network of the first run, which the others must fit.
+      runs: names of the others: run folders, exported folders, or repositories.
       here: fields that replace those of each run's config.
       form: `network.folded` or `network.unfolded`.
       checkpoint: checkpoint to load of each.
@@ -35,14 +37,17 @@ def open_others(
       use_ema: use the EMA of the variables where there is one.
 
     Raises:
-      UserError: If a run does not exist or has no such checkpoint.
+      UserError: If a run does not exist, has no such checkpoint, or does not fit the first.
       NoCheckpoint: If no checkpoint of a run is intact.
     """
-    configs = [dataclasses.replace(read_network_config(run), **here) for run in runs]
-    return tuple(
-        form(restore(run, config, checkpoint, devices, precision, use_ema), config)
-        for run, config in zip(runs, configs, strict=True)
+    folders = list(map(local_folder, runs))
+    configs = [dataclasses.replace(read_network_config(folder), **here) for folder in folders]
+    networks = tuple(
+        form(restore(folder, config, checkpoint, devices, precision, use_ema), config)
+        for folder, config in zip(folders, configs, strict=True)
     )
+    check_members((first[0], *runs), (first[1], *networks))
+    return networks
 
 
 def check_members(runs: Sequence[str], networks: Sequence[Network]) -> None:
