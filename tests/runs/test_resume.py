@@ -32,6 +32,8 @@ OTHERS = {  # another value for each field
     "split_rule": "matlab",
     "leave_out": "0016E5",
     "leave_out_train": 30,
+    "folds": 5,
+    "fold": 2,
     "scenes": (241, 60),
     "image_size": (180, 240),
     "fit": "crop",
