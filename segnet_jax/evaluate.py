@@ -15,7 +15,7 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.config.options import File, Folder, ImageSize, NumDevices, RunFolder, RunFolders
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.inference.averaging import TTA, Augmentation
-from segnet_jax.inference.ensemble import open_others
+from segnet_jax.inference.ensemble import open_others, warn_of_other_splits
 from segnet_jax.inference.network import unfolded
 from segnet_jax.inference.predictor import Sizing
 from segnet_jax.inference.sampling import check_samples
@@ -211,6 +211,8 @@ def _open(options: EvaluateOptions) -> Subject:
         here["batch_norm"] = options.batch_norm
     first, which = (options.run, unfolded(restored, config)), options.checkpoint
     others = open_others(first, options.more_runs, here, unfolded, which, devices, precision, options.ema)
+    if options.split != "test":
+        warn_of_other_splits((options.run, *options.more_runs), (first[1], *others))
     recomputes = rule == "recompute" and not others
     if recomputes:
         check_recomputable(restored.meta, options.run)

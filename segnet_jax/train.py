@@ -37,7 +37,7 @@ def train(config: Config) -> int:
     if config.find_lr:
         find_lr(config)
     elif config.folds and not config.fold:
-        cross_validate(config)
+        cross_validate(config, lambda each: Trainer(each).run())
     else:
         Trainer(config).run()
     return 0

@@ -120,12 +120,13 @@ def regroup(
     """
     source = ",".join(split.fingerprint for split in sources)
     files = {name: digest for split in sources for name, digest in split.files.items()}
-    splits = {each: split for each, split in dataset.splits.items() if all(split is not other for other in sources)}
+    splits = {}
     for each, places in parts.items():
         names = tuple(split.names[index] for split, index in places)
         digest = hashlib.sha256("\n".join((source, *names)).encode()).hexdigest()
         splits[each] = Split(names, functools.partial(_read_place, places), digest, files)
-    return dataclasses.replace(dataset, name=name, splits=splits, notes=(*dataset.notes, *notes))
+    others = {each: split for each, split in dataset.splits.items() if all(split is not other for other in sources)}
+    return dataclasses.replace(dataset, name=name, splits=splits | others, notes=(*dataset.notes, *notes))
 
 
 def _read_place(places: Sequence[tuple[Split, int]], index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,7 @@
 """Ensembles: the networks of several runs, whose probabilities are averaged."""
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,9 @@ from segnet_jax.system.flag_names import option_of
 from segnet_jax.training.network_source import local_folder, read_network_config
 from segnet_jax.training.restored import CheckpointChoice, restore
 
+logger = logging.getLogger(__name__)
+
+_SPLIT_FIELDS = ("split_rule", "leave_out", "leave_out_train", "val_fraction", "folds", "fold")
 _INPUT_FIELDS = ("image_size", "fit", "image_range")  # of the config, which determine the network's input
 
 
@@ -69,6 +73,15 @@ def check_members(runs: Sequence[str], networks: Sequence[Network]) -> None:
                 difference = f"{option_of(name)} is {_text(ours)} in the first and {_text(theirs)} in the second"
         if difference:
             raise UserError(f"{runs[0]} and {run} cannot be averaged: {difference}; name runs of one dataset and size")
+
+
+def warn_of_other_splits(runs: Sequence[str], networks: Sequence[Network]) -> None:
+    """Warn of runs whose training images may be among the images that the first run validates on."""
+    first = networks[0]
+    for run, other in zip(runs[1:], networks[1:], strict=True):
+        if changed := [name for name in _SPLIT_FIELDS if getattr(first.config, name) != getattr(other.config, name)]:
+            flags = ", ".join(map(option_of, changed))
+            logger.warning(f"{run} has another {flags} than {runs[0]}: it may have been trained on images scored here")
 
 
 def _difference_of_classes(ours: Sequence[str], theirs: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ import logging
 import os
 import pathlib
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from segnet_jax.metrics.table import METRICS
 from segnet_jax.reporting.tables import print_folds
 from segnet_jax.runs.find_run import name_of
 from segnet_jax.runs.run_folder import RESULT_FILE
-from segnet_jax.runs.trainer import Trainer
 from segnet_jax.system import confined
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import UserError
@@ -27,11 +27,12 @@ logger = logging.getLogger(__name__)
 FOLDS_FILE = "folds.json"
 
 
-def cross_validate(config: Config) -> pathlib.Path:
+def cross_validate(config: Config, train: Callable[[Config], None]) -> pathlib.Path:
     """Train one run per fold, each resumed if it was interrupted, and write and print the table of their scores.
 
     Args:
       config: config with `folds`; its `run` may name the common folder.
+      train: trains with a config that names run and fold, or resumes that run.
 
     Returns:
       The common folder, with the runs `fold-1` to `fold-K` and `folds.json`.
@@ -46,7 +47,7 @@ def cross_validate(config: Config) -> pathlib.Path:
     runs = [folder / f"fold-{fold}" for fold in range(1, config.folds + 1)]
     for fold, run in enumerate(runs, 1):
         logger.info(f"fold     {fold} of {config.folds}: {run}")
-        Trainer(dataclasses.replace(config, run=str(run), fold=fold)).run()
+        train(dataclasses.replace(config, run=str(run), fold=fold))
     unfinished = [run.name for run in runs if not confined.is_file(run, RESULT_FILE)]
     if unfinished:  # --max-steps
         logger.info(f"{folder}: {len(unfinished)} of {config.folds} folds are not finished; no table yet")

@@ -1,5 +1,6 @@
 """Test test-time augmentation and ensembles against slow loops in numpy, in Python and in the commands."""
 
+import dataclasses
 import json
 import math
 
@@ -15,7 +16,7 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.inference.averaging import Augmentation, average, log_mean
-from segnet_jax.inference.ensemble import check_members
+from segnet_jax.inference.ensemble import check_members, warn_of_other_splits
 from segnet_jax.runs.dataset import open_data
 from segnet_jax.system.errors import UserError
 
@@ -218,6 +219,18 @@ def test_the_csv_has_the_scores_of_each_image(runs, tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n")
     with pytest.raises(UserError, match="already exists and is not overwritten"):
         scores_of(tmp_path, runs[0], "--csv", tmp_path / "other.csv")
+
+
+def test_runs_of_other_folds_are_warned_of_as_their_training_images_may_be_scored(runs, logged):
+    one, other = (segnet_jax.load(run) for run in runs)
+    folds = [
+        dataclasses.replace(each, config=dataclasses.replace(each.config, folds=2, fold=fold))
+        for fold, each in ((1, one), (2, other))
+    ]
+    warn_of_other_splits(("a", "b"), folds)
+    assert logged == ["b has another --fold than a: it may have been trained on images scored here"]
+    warn_of_other_splits(("a", "b"), (one, other))
+    assert len(logged) == 1
 
 
 def test_runs_that_do_not_fit_are_named_with_the_difference(runs, tmp_path):

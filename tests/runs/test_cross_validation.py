@@ -1,6 +1,7 @@
 """Test `train --folds`: one run per fold, resumed by the same command, and the table of their scores."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ import pytest
 from segnet_jax import api, train
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
-from segnet_jax.runs import cross_validation
 from segnet_jax.runs.cross_validation import cross_validate, summarize_folds
 from segnet_jax.runs.dataset import open_data
 from segnet_jax.system.errors import UserError
@@ -28,25 +28,20 @@ def result_of(fold):
 
 
 @pytest.fixture
-def trained(monkeypatch, tmp_path):
-    """Replace the trainer by one that writes a result; return the configs that it was given."""
+def trainer(monkeypatch, tmp_path):
+    """Return a stand-in for training that only writes a result, and the list of the configs that it was given."""
     configs = []
 
-    class Trainer:
-        def __init__(self, config):
-            self.config = config
+    def train(config):
+        configs.append(config)
+        folder = tmp_path / config.run
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.toml").write_text(config.to_toml())
+        if not (config.max_steps and config.fold == 3):
+            (folder / "result.json").write_text(json.dumps(result_of(config.fold)))
 
-        def run(self):
-            configs.append(self.config)
-            folder = tmp_path / self.config.run
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.toml").write_text(self.config.to_toml())
-            if not (self.config.max_steps and self.config.fold == 3):
-                (folder / "result.json").write_text(json.dumps(result_of(self.config.fold)))
-
-    monkeypatch.setattr(cross_validation, "Trainer", Trainer)
     monkeypatch.chdir(tmp_path)
-    return configs
+    return train, configs
 
 
 def test_the_table_has_mean_and_sample_deviation():
@@ -59,29 +54,31 @@ def test_the_table_has_mean_and_sample_deviation():
     assert [row["num_images"] for row in table["folds"].values()] == [11, 12, 13]
 
 
-def test_every_fold_has_a_run_and_the_same_command_goes_on_until_the_table(trained, tmp_path, capsys):
+def test_every_fold_has_a_run_and_the_same_command_goes_on_until_the_table(trainer, capsys):
+    run_all, trained = partial(cross_validate, train=trainer[0]), trainer[1]
     config = Config(data="synthetic", folds=3)
-    folder = cross_validate(Config(data="synthetic", folds=3, max_steps=5))
+    folder = run_all(Config(data="synthetic", folds=3, max_steps=5))
     assert str(folder) == "runs/synthetic-folds-1" and not (folder / "folds.json").exists()
     assert [(each.fold, each.run) for each in trained] == [(n, f"{folder}/fold-{n}") for n in (1, 2, 3)]
-    assert cross_validate(config) == folder
+    assert run_all(config) == folder
     assert json.loads((folder / "folds.json").read_text())["mean"]["miou"] == 0.5
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "fold-2 12 25.00 50.00 90.00 20.00" in lines and "deviation 25.00 0.00 0.00 10.00" in lines
-    assert str(cross_validate(config)) == "runs/synthetic-folds-2"  # the first ones are finished
-    assert str(cross_validate(Config(data="synthetic", folds=3, seed=1))) == "runs/synthetic-folds-3"
+    assert str(run_all(config)) == "runs/synthetic-folds-2"  # the first ones are finished
+    assert str(run_all(Config(data="synthetic", folds=3, seed=1))) == "runs/synthetic-folds-3"
 
 
-def test_a_named_folder_is_used_and_other_files_in_it_are_refused(trained, tmp_path):
+def test_a_named_folder_is_used_and_other_files_in_it_are_refused(trainer, tmp_path):
+    run_all = partial(cross_validate, train=trainer[0])
     for _ in range(2):
-        assert str(cross_validate(Config(data="synthetic", folds=2, run="mine"))) == "mine"
+        assert str(run_all(Config(data="synthetic", folds=2, run="mine"))) == "mine"
     (tmp_path / "mine" / "notes.txt").touch()
     with pytest.raises(UserError, match="mine contains other files than folds: choose another --run"):
-        cross_validate(Config(data="synthetic", folds=2, run="mine"))
+        run_all(Config(data="synthetic", folds=2, run="mine"))
     with pytest.raises(UserError, match="fold-1 contains other files than folds"):
-        cross_validate(Config(data="synthetic", folds=2, run="mine/fold-1"))
+        run_all(Config(data="synthetic", folds=2, run="mine/fold-1"))
     with pytest.raises(UserError, match="--folds trains in one process, got --coordinator"):
-        cross_validate(Config(folds=2, coordinator="a:1"))
+        run_all(Config(folds=2, coordinator="a:1"))
 
 
 @pytest.mark.parametrize(("folds", "fold"), [(1, 0), (0, 1), (3, 4)])
