@@ -291,17 +291,17 @@ def _summary(subject: Subject, evaluated: EvaluationResult) -> dict[str, Any]:
     summary |= {"images": encode_images(evaluated.by_image), "confusion": evaluated.evaluation.confusion}
     summary |= by_statistics(evaluated.confusions)
     about = recipe(subject.trained, network.dataset.name, restored.meta.get("global_batch_size"))
-    if is_exported(options.run) or network.others:
+    if is_exported(options.run):
         about = {"dataset": about["dataset"]}
     plain, extra = EvaluateOptions(options.run), {}
     for name in ("tta", "tta_scales", "tile"):  # what makes it another result than that of the run
         if (value := getattr(options, name)) != (default := getattr(plain, name)):
             extra[name] = [default, value]
+    if network.others:
+        extra["runs"] = [[options.run], [options.run, *options.more_runs]]
     if "differences" in about:
         about["differences"] |= extra
     summary |= about | {name: value for name, (_, value) in extra.items()}
-    if network.others:
-        summary["runs"] = [options.run, *options.more_runs]
     if network.sizing.tile:
         summary["overlap"] = options.overlap
     if evaluated.temperature:

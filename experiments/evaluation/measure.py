@@ -9,6 +9,7 @@ resumes after an interruption. Writes `scores.json` to --out. The test split is 
 import argparse
 import datetime
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -23,7 +24,6 @@ VIEWS = {
     "plain": {},
     "flip": {"tta": "flip"},
     "3 scales": {"tta_scales": SCALES},
-    "flip, 3 scales": {"tta": "flip", "tta_scales": SCALES},
 }
 
 
@@ -34,23 +34,24 @@ def main() -> None:
     parser.add_argument("--machine", required=True, help="description of the machine")
     parser.add_argument("--out", type=pathlib.Path, default=HERE, help="output folder")
     given = parser.parse_args()
-    seeds = [given.runs / f"seed-{seed}" for seed in SEEDS]
-    for seed, run in zip(SEEDS, seeds, strict=True):
-        train("--seed", seed, "--run", run)
+    names = [f"seed-{seed}" for seed in SEEDS]
+    for seed, name in zip(SEEDS, names, strict=True):
+        train("--seed", seed, "--run", given.runs / name)
     train("--folds", FOLDS, "--run", given.runs / "folds")
-    rows = [row(name, [[run] for run in seeds], views) for name, views in VIEWS.items()]
-    rows += [row(f"2 runs, {name}", [seeds], views) for name, views in VIEWS.items() if name in ("plain", "flip")]
+    rows = [row(given.runs, view, [[name] for name in names], view) for view in VIEWS]
+    rows += [row(given.runs, f"2 runs, {view}", [names], view) for view in ("plain", "flip")]
     folds = json.loads((given.runs / "folds" / "folds.json").read_text())
     result = {
         "command": f'python experiments/evaluation/measure.py --runs RUNS --machine "{given.machine}"',
         "machine": given.machine,
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
         "versions": versions(),
         "split": "val",
         "rows": rows,
         "folds": folds,
-        "calibration": [calibration(run) for run in seeds],
+        "calibration": [evaluate(given.runs, [name], "plain")["calibration"] for name in names],
     }
     (given.out / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
     print(as_table(result))
@@ -62,28 +63,32 @@ def train(*flags: object) -> None:
     subprocess.run(list(map(str, command)), check=True)
 
 
-def row(name: str, groups: list[list[pathlib.Path]], views: dict) -> dict:
+def evaluate(folder: pathlib.Path, names: list[str], view: str) -> dict:
+    """Evaluate the mean of runs, and return its result; one that is stored in the folder is not computed again.
+
+    A single network on the image alone is also calibrated.
+    """
+    path = folder / f"{'+'.join(names)}, {view}.json"
+    if not path.exists():
+        settings = VIEWS[view] | {"calibrate": view == "plain" and len(names) == 1}
+        runs = [folder / name for name in names]
+        segnet_jax.evaluate(runs, **settings, boundary=False, devices="1", json=str(path))
+    return json.loads(path.read_text())
+
+
+def row(folder: pathlib.Path, name: str, groups: list[list[str]], view: str) -> dict:
     """Evaluate groups of runs, each an ensemble of its members, and return the scores of each.
 
     The cost is the number of network pixels, relative to a single network on the image alone.
     """
-    found = [segnet_jax.evaluate(group, **views, boundary=False, devices="1").details for group in groups]
-    flips = 2 if views.get("tta") == "flip" else 1
+    found = [evaluate(folder, group, view) for group in groups]
+    flips = 2 if VIEWS[view].get("tta") == "flip" else 1
     return {
         "name": name,
-        "cost": len(groups[0]) * flips * sum(scale**2 for scale in views.get("tta_scales", (1.0,))),
-        "miou": [each["miou"] for each in found],
-        "mean_dice": [each["mean_dice"] for each in found],
-        "global_accuracy": [each["global_accuracy"] for each in found],
-        "loss": [each["loss"] for each in found],
-        "seconds": [each["seconds"] for each in found],
+        "cost": len(groups[0]) * flips * sum(scale**2 for scale in VIEWS[view].get("tta_scales", (1.0,))),
+        **{key: [each[key] for each in found] for key in ("miou", "mean_dice", "global_accuracy", "loss", "seconds")},
         "num_images": found[0]["num_images"],
     }
-
-
-def calibration(run: pathlib.Path) -> dict:
-    """Fit the temperature of a run on the validation images."""
-    return segnet_jax.evaluate(run, calibrate=True, boundary=False, devices="1").details["calibration"]
 
 
 def as_table(result: dict) -> str:
