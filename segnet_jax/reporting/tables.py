@@ -28,7 +28,7 @@ def per_class_table(scores: Scores, classes: ClassTable) -> Table:
     """
     table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("class", overflow="fold", min_width=8)
-    for heading in ("IoU %", "Dice %", "prec. %", "recall %", "pixels"):
+    for heading in ("IoU %", "Dice", "prec.", "recall", "pixels"):
         table.add_column(heading, justify="right", no_wrap=True, overflow="crop")
     table.add_column("", no_wrap=True, overflow="crop")
     present = [class_id for class_id in range(len(classes)) if class_id not in scores.absent]

@@ -260,7 +260,7 @@ def test_the_table_has_the_hand_worked_numbers_and_marks_absent_and_lowest_class
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 60
     rows = [line.split() for line in lines]
-    assert " ".join(rows[0]) == "class IoU % Dice % prec. % recall % pixels"
+    assert " ".join(rows[0]) == "class IoU % Dice prec. recall pixels"
     assert ["[red]", "72.73", "84.21", "88.89", "80.00", "10"] in rows  # 8 of 10 right, 9 predicted
     assert ["B", "50.00", "66.67", "60.00", "75.00", "4", "lowest"] in rows  # 3 of 4 right, 5 predicted
     assert ["C", "-", "-", "-", "-", "0", "absent"] in rows
