@@ -34,27 +34,31 @@ def main() -> None:
     parser.add_argument("--machine", required=True, help="description of the machine")
     parser.add_argument("--out", type=pathlib.Path, default=HERE, help="output folder")
     given = parser.parse_args()
-    names = [f"seed-{seed}" for seed in SEEDS]
-    for seed, name in zip(SEEDS, names, strict=True):
-        train("--seed", seed, "--run", given.runs / name)
+    for seed in SEEDS:
+        train("--seed", seed, "--run", given.runs / f"seed-{seed}")
     train("--folds", FOLDS, "--run", given.runs / "folds")
-    rows = [row(given.runs, view, [[name] for name in names], view) for view in VIEWS]
-    rows += [row(given.runs, f"2 runs, {view}", [names], view) for view in ("plain", "flip")]
-    folds = json.loads((given.runs / "folds" / "folds.json").read_text())
-    result = {
-        "command": f'python experiments/evaluation/measure.py --runs RUNS --machine "{given.machine}"',
-        "machine": given.machine,
+    result = collect(given.runs, given.machine)
+    (given.out / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(as_table(result))
+
+
+def collect(runs: pathlib.Path, machine: str) -> dict:
+    """Evaluate the finished runs in a folder, and return what is stored."""
+    names = [f"seed-{seed}" for seed in SEEDS]
+    rows = [row(runs, view, [[name] for name in names], view) for view in VIEWS]
+    rows += [row(runs, f"2 runs, {view}", [names], view) for view in ("plain", "flip")]
+    return {
+        "command": f'python experiments/evaluation/measure.py --runs RUNS --machine "{machine}"',
+        "machine": machine,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "date": datetime.date.today().isoformat(),
         "commit": commit(),
         "versions": versions(),
         "split": "val",
         "rows": rows,
-        "folds": folds,
-        "calibration": [evaluate(given.runs, [name], "plain")["calibration"] for name in names],
+        "folds": json.loads((runs / "folds" / "folds.json").read_text()),
+        "calibration": [evaluate(runs, [name], "plain")["calibration"] for name in names],
     }
-    (given.out / "scores.json").write_text(json.dumps(result, indent=1) + "\n")
-    print(as_table(result))
 
 
 def train(*flags: object) -> None:
