@@ -149,6 +149,8 @@ def train(
     import_given(words)
     if resolved.find_lr:
         raise UserError("find_lr is for the command only: use python -m segnet_jax.train --find-lr")
+    if resolved.folds and not resolved.fold:
+        raise UserError("folds is for the command only, unless fold names one: use python -m segnet_jax.train --folds")
     given = (None if isinstance(each, str) else each for each in (loss, optimizer))
     augment = OwnAugmentation(resolved.augment, function) if callable(function) else None
     own = own_objects(model, *given, augment or OwnAugmentation.named(resolved.augment, words))
@@ -157,13 +159,19 @@ def train(
     return _read_run(trainer.folder)
 
 
-def evaluate(run: str | pathlib.Path, *, model: Callable[..., Any] | None = None, **settings: Any) -> Scores:
+def evaluate(
+    run: str | pathlib.Path | Sequence[str | pathlib.Path],
+    *,
+    model: Callable[..., Any] | None = None,
+    **settings: Any,
+) -> Scores:
     """Score a run's network on a split as `python -m segnet_jax.evaluate` does, and print the table.
 
     Args:
-      run: the run folder.
+      run: the run folder; several are evaluated as an ensemble, the mean of their probabilities.
       model: as in `train`, if the run's network was given from Python.
-      **settings: flags of the command, with underscores, such as `evaluate("runs/photos-1", split="val")`.
+      **settings: flags of the command, with underscores, such as `evaluate("runs/photos-1", split="val")` or
+        `evaluate(["runs/a", "runs/b"], tta="flip", tta_scales=(0.75, 1, 1.25))`.
 
     Raises:
       UserError: If a setting is wrong, or the run or split does not exist.
@@ -172,7 +180,8 @@ def evaluate(run: str | pathlib.Path, *, model: Callable[..., Any] | None = None
     from segnet_jax.evaluate import EvaluateOptions, evaluate_to_json
 
     logs.configure()  # before the flags, which may change the verbosity
-    words = [str(run), *flag_words(EvaluateOptions, settings)]
+    runs = [run] if isinstance(run, str | pathlib.Path) else run
+    words = [*map(str, runs), *flag_words(EvaluateOptions, settings)]
     options = parse_flags(EvaluateOptions, words, prog="segnet_jax.evaluate", description="")
     return Scores.from_json(evaluate_to_json(options, own_objects(model)))
 

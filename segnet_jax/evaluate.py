@@ -1,56 +1,52 @@
 """Evaluate a trained run on a split: `python -m segnet_jax.evaluate --help`."""
 
 import dataclasses
-import logging
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import tyro
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
-from segnet_jax.config.options import File, Folder, NumDevices, RunFolder
-from segnet_jax.data.dataset import Dataset, Split
+from segnet_jax.config.options import File, Folder, ImageSize, NumDevices, RunFolder, RunFolders
 from segnet_jax.data.input_pipeline.cache import CachedSplit
-from segnet_jax.distributed.data_parallel import Devices, replicate
-from segnet_jax.inference.network import folded
-from segnet_jax.inference.sampled_evaluation import SampledScores, score_samples
+from segnet_jax.inference.averaging import TTA, Augmentation
+from segnet_jax.inference.ensemble import open_others, warn_of_other_splits
+from segnet_jax.inference.network import unfolded
+from segnet_jax.inference.predictor import Sizing
 from segnet_jax.inference.sampling import check_samples
-from segnet_jax.metrics.boundary import BoundaryF1
+from segnet_jax.inference.split_evaluation import EvaluatedNetwork, EvaluationResult, evaluate_split
+from segnet_jax.inference.temperature import CALIBRATION_FILE
 from segnet_jax.metrics.confusion import scores
+from segnet_jax.reporting.csv_files import image_scores_csv, is_image_scores
 from segnet_jax.reporting.environment import result
-from segnet_jax.reporting.evaluations import Images, encode_images
-from segnet_jax.reporting.figures import check_pictures, prediction_pictures
-from segnet_jax.reporting.tables import print_sequences, print_table
+from segnet_jax.reporting.evaluations import encode_images
+from segnet_jax.reporting.figures import check_pictures, draw_pictures
+from segnet_jax.reporting.tables import percent, print_sequences, print_table
 from segnet_jax.runs import run_folder
 from segnet_jax.runs.checks import check_has_dataset, check_recomputable
 from segnet_jax.runs.dataset import decode, open_data
 from segnet_jax.runs.out_of_memory import check_memory, explain_out_of_memory
-from segnet_jax.runs.result import by_statistics, recipe, summarize_images
+from segnet_jax.runs.result import by_statistics, recipe, recompute_statistics, summarize_images
 from segnet_jax.system.callable_module import make_callable
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import bar, echo
+from segnet_jax.system.console import echo
 from segnet_jax.system.errors import UserError
-from segnet_jax.system.files import check_place, write_result
-from segnet_jax.training import build, build_steps, checkpoint_folders
-from segnet_jax.training.batch_norm_statistics import precise_statistics
-from segnet_jax.training.devices import device_shard, start_devices
-from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
-from segnet_jax.training.inputs import choose_placement, evaluation_input
+from segnet_jax.system.files import atomic_write_json, atomic_write_text, check_distinct, check_place, write_result
+from segnet_jax.training.devices import start_devices
 from segnet_jax.training.network_source import is_exported, local_folder, read_network_config
-from segnet_jax.training.own_objects import OwnObjects
-from segnet_jax.training.restored import CheckpointChoice, Restored, restore
+from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects
+from segnet_jax.training.restored import CheckpointChoice, restore
 
-logger = logging.getLogger(__name__)
+DESCRIPTION = """Score a checkpoint of a run on every image of a split; with several runs, their mean probabilities.
 
-DESCRIPTION = """Score a checkpoint of a run on every image of a split.
-
-Example:
-  python -m segnet_jax.evaluate runs/demo-1 --split val --json scores.json"""
+Examples:
+  python -m segnet_jax.evaluate runs/demo-1 --split val --json scores.json
+  python -m segnet_jax.evaluate runs/demo-1 runs/demo-2 --tta flip --csv images.csv"""
 
 
 @dataclass(frozen=True)
@@ -58,6 +54,7 @@ class EvaluateOptions:
     """Flags of `evaluate`."""
 
     run: Annotated[RunFolder, tyro.conf.Positional]  # run folder, exported folder, or hf://OWNER/NAME
+    more_runs: Annotated[RunFolders, tyro.conf.Positional] = ()  # other runs to average with (ensemble)
     split: Literal["train", "val", "test"] = "val"  # split to evaluate
     data: Folder = ""  # dataset folder; default: the one that the run was trained on
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
@@ -65,13 +62,42 @@ class EvaluateOptions:
     batch_norm: Literal["run", "running", "recompute"] = "run"  # BatchNorm statistics to use; run: as the run's config
     ema: bool = True  # use the averaged (EMA or SWA) parameters if the run has them
     samples: int = 0  # also evaluate the mean of this many dropout samples (Bayesian SegNet), with its uncertainty
+    tta: TTA = "none"  # test-time augmentation: flip averages the probabilities over the image and its mirror image
+    # also average over these factors of the image size, such as 0.75 1 1.25
+    tta_scales: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FACTOR")] = (1.0,)
+    tile: ImageSize = (0, 0)  # height and width of tiles, to evaluate at the images' native size; 0 0: no tiles
+    overlap: int = 64  # minimum overlap of neighboring tiles, pixels, as in predict
+    # fit a temperature that calibrates the confidence, on validation images; stored in the run, used by predict
+    calibrate: bool = False
     devices: NumDevices = "all"  # number of devices, or "all"
     fake_devices: int = 0  # split the CPU into this many devices, for testing
     batch_size_per_device: int = 4  # images per device and forward pass; does not affect the scores
     boundary: bool = True  # also compute the boundary F1, about 0.05 s of host time per 360x480 image
     json: File = ""  # JSON file to write the result to
+    csv: File = ""  # CSV file to write the scores of each image to
     pictures: Folder = ""  # folder to draw six images with their labels and predictions into
     masks_only: bool = False  # leave the photographs out of --pictures and of stored samples
+
+    def __post_init__(self):
+        """Check that the flags can be used together.
+
+        Raises:
+          UserError: If two of them contradict each other.
+        """
+        averages = self.more_runs or not self.augmentation.is_off
+        if self.samples and (averages or self.tile != (0, 0)):
+            raise UserError("--samples is for single networks without --tta, --tta-scales and --tile: remove either")
+        if self.tile != (0, 0) and (self.pictures or self.calibrate):
+            raise UserError("--pictures and --calibrate use images of the training size: remove them, or --tile")
+        if self.calibrate and self.split != "val":
+            raise UserError(f"--calibrate fits on validation images: use --split val, got --split {self.split}")
+        if self.calibrate and (self.more_runs or not self.ema or self.batch_norm != "run"):
+            raise UserError("--calibrate is for one run as it is: remove other runs, --no-ema and --batch-norm")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The views of an image whose probabilities are averaged."""
+        return Augmentation.of(self.tta, self.tta_scales)
 
 
 def main() -> int:
@@ -80,51 +106,22 @@ def main() -> int:
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluatedNetwork:
-    """A restored network, and the split that it is evaluated on.
+class Subject:
+    """The network to evaluate, with what the result says about it.
 
     Attributes:
       options: flags of the command.
       trained: config that the run was trained with.
-      config: the same config with the overrides of this evaluation.
-      devices: devices to compute on.
       precision: dtype of activations.
-      dataset: dataset that the split belongs to.
-      split: split to evaluate.
-      restored: checkpoint with running BatchNorm statistics.
+      network: the restored network and its split.
       recomputes: whether the result uses recomputed BatchNorm statistics.
     """
 
     options: EvaluateOptions
     trained: Config
-    config: Config
-    devices: Devices
     precision: str
-    dataset: Dataset
-    split: Split
-    restored: Restored
+    network: EvaluatedNetwork
     recomputes: bool
-
-
-@dataclass(frozen=True, eq=False)
-class EvaluationResult:
-    """Scores of a network on a split.
-
-    Attributes:
-      evaluation: evaluation with the chosen BatchNorm statistics.
-      boundary: boundary F1; None with `--no-boundary`.
-      confusions: confusion matrices, int64 [C,C], under "running" and, if recomputed, under "recompute".
-      by_image: confusion matrix of each image; None if there were too many to keep.
-      sampled: scores of the dropout samples; None without `--samples`.
-      seconds: time of the first evaluation without compilation, including waits for the boundary matching.
-    """
-
-    evaluation: Evaluation
-    boundary: BoundaryF1 | None
-    confusions: dict[str, np.ndarray]
-    by_image: Images | None
-    sampled: SampledScores | None
-    seconds: float
 
 
 def evaluate(options: EvaluateOptions) -> int:
@@ -133,7 +130,7 @@ def evaluate(options: EvaluateOptions) -> int:
     return 0
 
 
-def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = build.NO_OBJECTS) -> dict[str, Any]:
+def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = NO_OBJECTS) -> dict[str, Any]:
     """Evaluate a run, print the score table, write the requested files, and return what `--json` writes.
 
     Raises:
@@ -142,16 +139,25 @@ def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = build.NO_OBJECT
       OutOfMemory: If a batch does not fit into memory.
     """
     check_place("json", options.json)
-    options = dataclasses.replace(options, run=local_folder(options.run))
+    check_place("csv", options.csv, is_ours=is_image_scores)
+    check_distinct({"--json": options.json, "--csv": options.csv})
+    run = local_folder(options.run)
+    if options.calibrate and run != options.run:
+        raise UserError(f"--calibrate writes to the run, but {options.run} is not a folder: download it first")
+    options = dataclasses.replace(options, run=run)
     if options.pictures and os.path.lexists(options.pictures) and not os.path.isdir(options.pictures):
         raise UserError(f"--pictures {options.pictures} is a file; give a folder")
     subject = _open(options, own)
+    network, classes = subject.network, subject.network.dataset.classes
+    about = {"split": options.split, "num_images": len(network.split), "step": network.restored.meta["step"]}
     if options.pictures:
-        check_pictures(options.pictures, subject.restored.meta["step"])
-    samples = decode(subject.split, subject.config, f"reading {options.split} images")
-    with explain_out_of_memory(subject.config, subject.devices, flags=EvaluateOptions):
+        check_pictures(options.pictures, about["step"])
+    samples = None
+    if options.tile == (0, 0):  # otherwise images are read at their native size
+        samples = decode(network.split, network.config, f"reading {options.split} images")
+    with explain_out_of_memory(network.config, network.devices, flags=EvaluateOptions):
         evaluated = _evaluate(subject, samples)
-    if not subject.devices.is_writer:
+    if not network.devices.is_writer:
         return {}
     image_summary = summarize_images(evaluated.by_image)
     summary = _summary(subject, evaluated) | image_summary
@@ -159,31 +165,40 @@ def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = build.NO_OBJECT
     try:
         if options.json:
             write_result(options.json, summary)
+        if options.csv:
+            _write_csv(options.csv, evaluated, classes.names)
+        if evaluated.temperature:
+            fitted = evaluated.temperature.as_json() | about | {"tta": options.augmentation.as_json()}
+            atomic_write_json(os.path.join(options.run, CALIBRATION_FILE), fitted)
         if evaluated.sampled:
-            about = {"split": options.split, "num_images": len(subject.split), "step": subject.restored.meta["step"]}
             photographs = None if options.masks_only else samples
-            evaluated.sampled.report(options.run, about, subject.split.names, photographs, subject.dataset.classes)
+            evaluated.sampled.report(options.run, about, network.split.names, photographs, classes)
         if options.pictures:
-            _draw(subject, evaluated, samples)
+            found = sorted(evaluated.evaluation.predictions.items())
+            pictures = [(network.split.names[index], *samples.read(index), ids) for index, ids in found]
+            how = {"step": about["step"], "split": options.split, "masks_only": options.masks_only}
+            echo(f"wrote {draw_pictures(options.pictures, pictures, classes, **how)}")
     except OSError as error:  # for example a read-only run, which the uncertainty maps are written to
         raise UserError(f"cannot write {error.filename}: {error.strerror}; the scores above are complete") from None
     return summary
 
 
-def _open(options: EvaluateOptions, own: OwnObjects) -> EvaluatedNetwork:
+def _open(options: EvaluateOptions, own: OwnObjects) -> Subject:
     trained = read_network_config(options.run, options.network)
     check_has_dataset(options.run, options.data)
     rule = trained.batch_norm if options.batch_norm == "run" else options.batch_norm
-    config = dataclasses.replace(
-        trained,
-        batch_norm="running",  # recomputed statistics are evaluated in addition
-        devices=options.devices,
-        fake_devices=options.fake_devices,
-        batch_size_per_device=options.batch_size_per_device,
+    here = {
+        "devices": options.devices,
+        "fake_devices": options.fake_devices,
+        "batch_size_per_device": options.batch_size_per_device,
         **({"data": options.data} if options.data else {}),
-    )
+    }
+    # Recomputed statistics of a single network are evaluated in addition.
+    config = dataclasses.replace(trained, batch_norm=rule if options.more_runs else "running", **here)
+    sizing = Sizing.of(config, "trained", options.tile, options.overlap)
     devices, precision = start_devices(config)
-    check_memory(config, devices, flags=EvaluateOptions)
+    if not sizing.tile:
+        check_memory(config, devices, flags=EvaluateOptions)
     stored = run_folder.labels_of(options.run)
     # Other label files may be encoded differently; only the class names must match.
     known = {"label_mapping": stored and stored.label_mapping} if options.data else {"stored": stored}
@@ -194,96 +209,82 @@ def _open(options: EvaluateOptions, own: OwnObjects) -> EvaluatedNetwork:
     restored = restore(options.run, config, options.checkpoint, devices, precision, options.ema, own=own)
     if restored.meta["classes"] != list(dataset.classes.names):
         raise UserError(f"the classes of dataset {dataset.name} differ from those that {options.run} was trained on")
-    if rule == "recompute":
+    if options.batch_norm != "run":
+        here["batch_norm"] = options.batch_norm
+    first, which = (options.run, unfolded(restored, config)), options.checkpoint
+    others = open_others(first, options.more_runs, here, unfolded, which, devices, precision, options.ema)
+    if options.split != "test":
+        warn_of_other_splits((options.run, *options.more_runs), (first[1], *others))
+    recomputes = rule == "recompute" and not others
+    if recomputes:
         check_recomputable(restored.meta, options.run)
     if options.samples:
         check_samples(restored.model.dropout, options.samples, options.run)
-    return EvaluatedNetwork(options, trained, config, devices, precision, dataset, split, restored, rule == "recompute")
+    network = EvaluatedNetwork(
+        config=config,
+        devices=devices,
+        dataset=dataset,
+        split=split,
+        restored=restored,
+        others=others,
+        augmentation=options.augmentation,
+        sizing=sizing,
+    )
+    return Subject(options, trained, precision, network, recomputes)
 
 
-def _evaluate(subject: EvaluatedNetwork, samples: CachedSplit) -> EvaluationResult:
-    options, config, devices, restored = subject.options, subject.config, subject.devices, subject.restored
-    shard = device_shard(devices, config.batch_size_per_device)
-    source = evaluation_input(choose_placement(config.input, devices, samples), samples, shard, devices)
-    score = build_steps.build_evaluator(
-        source,
-        len(subject.split),
-        shard,
-        devices,
-        build.step_settings(
-            config,
-            restored.model,
-            checkpoint_folders.class_weights_of(restored.meta),
-            checkpoint_folders.preprocessing_of(restored.meta),
-        ),
+def _evaluate(subject: Subject, samples: CachedSplit | None) -> EvaluationResult:
+    options, network = subject.options, subject.network
+    about_run = (options.run, subject.trained, network.dataset, network.restored, network.devices)
+    return evaluate_split(
+        network,
+        samples,
+        boundary=options.boundary,
+        num_samples=options.samples,
+        calibrates=options.calibrate,
+        recompute=partial(recompute_statistics, *about_run) if subject.recomputes else None,
     )
 
-    def evaluate_with(variables: dict) -> tuple[Evaluation, BoundaryF1 | None]:
-        run = partial(score, variables)
-        return evaluate_boundaries(run, samples, len(subject.dataset.classes)) if options.boundary else (run(), None)
 
-    evaluation, boundary = evaluate_with(restored.variables)
-    seconds = evaluation.seconds
-    confusions = {"running": evaluation.confusion}
-    if subject.recomputes:
-        batch_stats = restored.recomputed or _recompute(subject)
-        variables = restored.variables | {"batch_stats": replicate(batch_stats, devices)}
-        restored = dataclasses.replace(restored, variables=variables)
-        evaluation, boundary = evaluate_with(variables)
-        confusions["recompute"] = evaluation.confusion
-    sampled = None
-    if options.samples:
-        sampled = score_samples(folded(restored, config), source, samples, shard, devices, options.samples, config.seed)
-    by_image = Images(subject.split.names, evaluation.confusions) if evaluation.confusions is not None else None
-    return EvaluationResult(evaluation, boundary, confusions, by_image, sampled, seconds)
+def _write_csv(path: str, evaluated: EvaluationResult, class_names: Sequence[str]) -> None:
+    if evaluated.by_image is None:
+        raise UserError("--csv is not possible for so many images and classes; the scores above are complete")
+    atomic_write_text(path, image_scores_csv(evaluated.by_image, class_names))
 
 
-def _recompute(subject: EvaluatedNetwork) -> dict[str, Any]:
-    """Return precise BatchNorm statistics over the training images of the run."""
-    trained, restored = subject.trained, subject.restored
-    fingerprint = restored.meta["data"]["train"]
-    split = subject.dataset.splits["train"]
-    if split.fingerprint != fingerprint:  # evaluated on another dataset
-        split = open_data(trained).splits["train"]
-    if split.fingerprint != fingerprint:
-        logger.warning(
-            f"the training images in {trained.data} have changed since {subject.options.run} was trained; BatchNorm "
-            "statistics are recomputed over the present ones"
-        )
-    samples = decode(split, trained, "reading train images")
-    preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
-    size = restored.meta["global_batch_size"]
-    with bar("recomputing BatchNorm", len(split)) as advance:
-        network = (restored.model, restored.variables, samples, preprocessing)
-        return precise_statistics(trained, size, *network, subject.devices, advance)
-
-
-def _print(subject: EvaluatedNetwork, evaluated: EvaluationResult, image_summary: dict[str, Any]) -> None:
-    options = subject.options
+def _print(subject: Subject, evaluated: EvaluationResult, image_summary: dict[str, Any]) -> None:
+    options, network = subject.options, subject.network
     table = scores(evaluated.evaluation.confusion)
-    print_table(table, subject.dataset.classes, interval=image_summary["interval"], boundary=evaluated.boundary)
+    print_table(table, network.dataset.classes, interval=image_summary["interval"], boundary=evaluated.boundary)
     if len(image_summary.get("sequences", {})) > 1:
         print_sequences(image_summary["sequences"])
-    step = subject.restored.meta["step"]
-    echo(f"{len(subject.split)} {options.split} images, {subject.restored.which} checkpoint (step {step})")
+    step = network.restored.meta["step"]
+    about = f"{len(network.split)} {options.split} images, {network.restored.which} checkpoint (step {step})"
+    averaged = [f"mean of {1 + len(network.others)} runs"] if network.others else []
+    averaged += [] if network.augmentation.is_off else [str(network.augmentation)]
+    averaged += [f"tiles of {options.tile[0]}x{options.tile[1]}"] if network.sizing.tile else []
+    echo(", ".join([about, *averaged]))
     if subject.recomputes:
         running, recomputed = (scores(evaluated.confusions[name]).miou for name in ("running", "recompute"))
         echo(f"mIoU with recomputed BatchNorm statistics: {recomputed:.4f}; with running statistics: {running:.4f}")
+    if fitted := evaluated.temperature:
+        before, after = map(percent, fitted.error)
+        echo(f"temperature {fitted.temperature:.4f}: calibration error {before} before, {after} after")
 
 
-def _summary(subject: EvaluatedNetwork, evaluated: EvaluationResult) -> dict[str, Any]:
+def _summary(subject: Subject, evaluated: EvaluationResult) -> dict[str, Any]:
     """Return what `--json` writes, except for the summary of single images."""
-    options, config, restored = subject.options, subject.config, subject.restored
-    num_images = len(subject.split)
+    options, network = subject.options, subject.network
+    config, restored, num_images = network.config, network.restored, len(network.split)
     summary = result(
         scores(evaluated.evaluation.confusion),
-        subject.dataset.classes,
+        network.dataset.classes,
         protocol=config.protocol or "custom",
         split=options.split,
         num_images=num_images,
         seconds=evaluated.seconds,
         images_per_second=num_images / evaluated.seconds,
-        device=str(subject.devices),
+        device=str(network.devices),
         seed=config.seed,
         boundary_f1=evaluated.boundary,
     )
@@ -291,28 +292,23 @@ def _summary(subject: EvaluatedNetwork, evaluated: EvaluationResult) -> dict[str
     summary |= {"precision": subject.precision, "image_size": config.image_size}
     summary |= {"images": encode_images(evaluated.by_image), "confusion": evaluated.evaluation.confusion}
     summary |= by_statistics(evaluated.confusions)
-    about = recipe(subject.trained, subject.dataset.name, restored.meta.get("global_batch_size"))
-    summary |= {"dataset": about["dataset"]} if is_exported(options.run) else about
+    about = recipe(subject.trained, network.dataset.name, restored.meta.get("global_batch_size"))
+    if is_exported(options.run):
+        about = {"dataset": about["dataset"]}
+    plain, extra = EvaluateOptions(options.run), {}
+    for name in ("tta", "tta_scales", "tile"):  # what makes it another result than that of the run
+        if (value := getattr(options, name)) != (default := getattr(plain, name)):
+            extra[name] = [default, value]
+    if network.others:
+        extra["runs"] = [[options.run], [options.run, *options.more_runs]]
+    if "differences" in about:
+        about["differences"] |= extra
+    summary |= about | {name: value for name, (_, value) in extra.items()}
+    if network.sizing.tile:
+        summary["overlap"] = options.overlap
+    if evaluated.temperature:
+        summary["calibration"] = evaluated.temperature.as_json()
     return summary | ({"samples": evaluated.sampled.as_json()} if evaluated.sampled else {})
-
-
-def _draw(subject: EvaluatedNetwork, evaluated: EvaluationResult, samples: CachedSplit) -> None:
-    """Draw the figure of `--pictures`."""
-    options, predictions = subject.options, evaluated.evaluation.predictions
-    chosen = sorted(predictions)
-    photographs, labels = zip(*map(samples.read, chosen), strict=True)
-    drawn = prediction_pictures(
-        None if options.masks_only else np.stack(photographs),
-        np.stack(labels),
-        np.stack([predictions[index] for index in chosen]),
-        [subject.split.names[index] for index in chosen],
-        subject.dataset.classes,
-        os.path.realpath(options.pictures),  # the user may name a link
-        subject.restored.meta["step"],
-        options.split,
-        asked_for=True,
-    )
-    echo(f"wrote {os.path.join(options.pictures, drawn.name)}")
 
 
 if __name__ == "__main__":

@@ -14,44 +14,45 @@ from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import jax
-import numpy as np
 import tyro
 
 from segnet_jax.config.fields import Config
+from segnet_jax.config.files import is_run
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.config.options import File, Folder, ImageSize, NumDevices, RunFolder, Section
 from segnet_jax.constants import RGB, VOID
 from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, make_label_rule
+from segnet_jax.inference.averaging import TTA, Augmentation, average
+from segnet_jax.inference.ensemble import open_others
 from segnet_jax.inference.network import folded, unfolded
 from segnet_jax.inference.outputs import (
     LabelScoring,
     Outputs,
-    PredictionEntry,
     check_free,
     find_labels,
     output_suffixes,
+    print_totals,
 )
 from segnet_jax.inference.prediction_pipeline import segment_all
 from segnet_jax.inference.predictor import Predictor, Size, Sizing
 from segnet_jax.inference.sampling import check_samples
 from segnet_jax.inference.sources import Source, find_sources, name_outputs
+from segnet_jax.inference.temperature import read_temperature
 from segnet_jax.inference.video import load_av
-from segnet_jax.metrics.confusion import scores
-from segnet_jax.reporting.tables import percent, print_table
 from segnet_jax.runs import run_folder
 from segnet_jax.runs.dataset import read_options_of
 from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system.command import run_command
-from segnet_jax.system.console import echo
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import OutOfMemory, Stopped, UserError, UserErrors, is_out_of_memory
 from segnet_jax.system.files import check_distinct, check_place, write_result
 from segnet_jax.system.signals import Stop
 from segnet_jax.training.devices import start_devices
-from segnet_jax.training.network_source import local_folder, read_network_config
+from segnet_jax.training.network_source import is_exported, local_folder, read_network_config
 from segnet_jax.training.restored import CheckpointChoice, restore
+from segnet_jax.weights.hub import is_repository
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ Existing files are never overwritten.
 
 Examples:
   python -m segnet_jax.predict runs/demo-1 photos/ --out labeled --json labeled.json
+  python -m segnet_jax.predict runs/demo-1 runs/demo-2 photos/ --out labeled --tta flip
   python -m segnet_jax.predict runs/demo-1 map.png --tile 512 512"""
 
 
@@ -72,13 +74,13 @@ class PredictOptions:
 
     SECTIONS: ClassVar[tuple[Section, ...]] = (
         Section("output", "out", ("out", "json", "confidence", "labels")),
-        Section("network", "checkpoint", ("checkpoint", "samples")),
+        Section("network", "checkpoint", ("checkpoint", "samples", "tta")),
         Section("image size", "size", ("size", "tile")),
         Section("devices", "devices", ("devices", "batch_size_per_device")),
     )
 
     run: Annotated[RunFolder, tyro.conf.Positional]  # run folder, exported folder, or hf://OWNER/NAME
-    # images, folders, videos, camera numbers
+    # other runs to average with (ensemble); then images, folders, videos, camera numbers
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = ()
     out: Folder = ""  # output folder; default: the next free RUN/predictions-NUMBER
     json: File = ""  # JSON file to write a summary to
@@ -92,6 +94,9 @@ class PredictOptions:
     samples: int = 0  # predict the mean of this many dropout samples (Bayesian SegNet); 0: no sampling
     # with --samples, also write NAME_entropy.png, NAME_information.png and NAME_variance.png, 0..255
     uncertainty: bool = False
+    tta: TTA = "none"  # test-time augmentation: flip averages the probabilities over the image and its mirror image
+    # also average over these factors of the network's input size, such as 0.75 1 1.25
+    tta_scales: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FACTOR")] = (1.0,)
     # network input size: as in training (with its padding), native, or HEIGHT WIDTH
     size: Annotated[Size, tyro.conf.arg(metavar="{trained,native} | HEIGHT WIDTH")] = "trained"
     tile: ImageSize = (0, 0)  # height and width of tiles, to segment large images at native size; 0 0: no tiles
@@ -102,13 +107,29 @@ class PredictOptions:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # dtype of activations
 
     def __post_init__(self):
-        """Check `void`.
+        """Check `void`, and that the flags can be used together.
 
         Raises:
-          UserError: If `void` is not a byte value.
+          UserError: If `void` is not a byte value, or two flags contradict each other.
         """
         if not -1 <= self.void <= VOID:
             raise UserError(f"--void must be between 0 and {VOID}, got {self.void}")
+        if self.samples and (self.num_others or not self.augmentation.is_off):
+            raise UserError("--samples is for single networks without --tta and --tta-scales: remove either")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """The views of an image whose probabilities are averaged."""
+        return Augmentation.of(self.tta, self.tta_scales)
+
+    @property
+    def num_others(self) -> int:
+        """Number of the paths that are runs to average with, which precede the images."""
+        return len(list(itertools.takewhile(_is_network, self.paths)))
+
+
+def _is_network(path: str) -> bool:
+    return is_repository(path) or is_run(pathlib.Path(path)) or is_exported(path)
 
 
 def main() -> int:
@@ -133,19 +154,22 @@ def predict(options: PredictOptions) -> int:
             run = local_folder(options.run)
             if run != options.run and not options.out:
                 raise UserError(f"{options.run} is not a folder to write predictions to: add --out FOLDER")
-            config = dataclasses.replace(
-                read_network_config(run, options.network),
-                devices=options.devices,
-                fake_devices=options.fake_devices,
-                batch_size_per_device=options.batch_size_per_device,
-                precision=options.precision,
-            )
+            others, paths = options.paths[: options.num_others], options.paths[options.num_others :]
+            if others and not options.out:
+                raise UserError("the mean of several runs belongs to no run's folder: add --out FOLDER")
+            here = {
+                "devices": options.devices,
+                "fake_devices": options.fake_devices,
+                "batch_size_per_device": options.batch_size_per_device,
+                "precision": options.precision,
+            }
+            config = dataclasses.replace(read_network_config(run, options.network), **here)
             sizing = Sizing.of(config, options.size, options.tile, options.overlap)
             if options.uncertainty and not options.samples:
                 raise UserError("--uncertainty needs dropout samples: add --samples 20")
             requested = {"confidence": options.confidence, "frames": options.frames, "errors": bool(options.labels)}
             requested["uncertainty"] = options.uncertainty
-            sources = name_outputs(find_sources(options.paths), partial(output_suffixes, **requested))
+            sources = name_outputs(find_sources(paths), partial(output_suffixes, **requested))
             labels = find_labels(sources, options.labels, config.label_suffix) if options.labels else {}
             if options.out:
                 check_distinct({"--json": options.json}, _files(sources, pathlib.Path(options.out), requested))
@@ -160,13 +184,20 @@ def predict(options: PredictOptions) -> int:
             if sizing.size == "trained" and not sizing.tile:
                 check_memory(dataclasses.replace(config, batch_size_per_device=1), devices, flags=PredictOptions)
             restored = restore(run, config, options.checkpoint, devices, precision)
-            network = unfolded(restored, config) if options.labels else folded(restored, config)
+            form = unfolded if options.labels else folded  # scores are those of `evaluate`, bit for bit
+            own = form(restored, config)
+            which = options.checkpoint
+            members = own, *open_others((options.run, own), others, here, form, which, devices, precision)
+            network, temperature = average(members, options.augmentation), 1.0
+            if not others and not options.samples:
+                temperature = read_temperature(run, network.step, options.augmentation)
             if options.samples:
                 check_samples(config.dropout, options.samples, options.run)
             per_device = config.batch_size_per_device
             if all(source.kind == "image" for source in sources) and not sizing.tile:
                 per_device = min(per_device, -(-len(sources) // devices.total))
-            predictor = Predictor(network, devices, per_device, sizing, options.samples, bool(options.labels))
+            settings = {"num_samples": options.samples, "scores": bool(options.labels), "temperature": temperature}
+            predictor = Predictor(network, devices, per_device, sizing, **settings)
             max_pixels = largest_image() if sizing.tile else MAX_PIXELS
             scoring = _scoring(run, options, config, network.classes, sizing, max_pixels) if options.labels else None
             out = _make_folder(options)
@@ -199,10 +230,11 @@ def predict(options: PredictOptions) -> int:
             "out": str(out),
             "device": str(devices),
             "precision": precision,
+            **_averaging(options, others, temperature),
             "seconds": seconds,
             "num_inputs": len(sources),
             "num_done": len(done),
-            **_print_totals(done, out, seconds, network.classes),
+            **print_totals(done, out, seconds, network.classes),
             "inputs": [entry.row for entry in done],
             "faults": [dataclasses.asdict(fault) for fault in faults],
         }
@@ -213,6 +245,14 @@ def predict(options: PredictOptions) -> int:
         if faults:
             raise UserErrors(f"{len(faults_by_source)} of {len(sources)} inputs", faults)
         return 0
+
+
+def _averaging(options: PredictOptions, others: Sequence[str], temperature: float) -> dict[str, Any]:
+    """Return what the summary says about averages and calibration; {} without either."""
+    said = {"runs": [options.run, *others]} if others else {}
+    if not options.augmentation.is_off:
+        said |= {"tta": options.tta, "tta_scales": options.tta_scales}
+    return said | ({"temperature": temperature} if temperature != 1 else {})
 
 
 def _files(sources: Sequence[Source], folder: pathlib.Path, requested: dict[str, bool]) -> Iterator[pathlib.Path]:
@@ -253,27 +293,6 @@ def _scoring(
     if not sizing.is_as_evaluated:
         logger.info("note: scores are computed at each image's own size; `evaluate` scores at the training size")
     return LabelScoring(rule, reading, sizing, max_pixels)
-
-
-def _print_totals(
-    entries: Sequence[PredictionEntry], out: pathlib.Path, seconds: float, classes: ClassTable
-) -> dict[str, Any]:
-    """Print class fractions and scores over all inputs, and return them for the summary."""
-    echo(f"segmented {len(entries)} inputs in {seconds:.1f} s: {out}")
-    if not entries:
-        return {}
-    counts = sum(entry.counts for entry in entries)
-    fractions = counts / counts.sum()
-    order = np.argsort(-fractions, kind="stable")
-    echo(f"pixels: {', '.join(f'{classes.names[i]} {percent(fractions[i])}' for i in order if counts[i])}")
-    totals = {"class_fractions": dict(zip(classes.names, fractions.tolist(), strict=True))}
-    confusions = [entry.confusion for entry in entries if entry.confusion is not None]
-    if not np.any(confusions):
-        return totals
-    confusion = sum(confusions)
-    print_table(scores(confusion), classes)
-    echo(f"scored on the {len(confusions)} images that have a label")
-    return totals | {"num_scored": len(confusions), "miou": scores(confusion).miou, "confusion": confusion}
 
 
 @contextlib.contextmanager

@@ -157,7 +157,10 @@ def summary(run: RunSummary) -> dict[str, Any]:
         **content.headline(run),
         "interval": content.interval(run),
         "protocol": content.protocol(run),
-        "per_class": {row.name: {"iou": row.iou, "accuracy": row.accuracy, "pixels": row.pixels} for row in rows},
+        "per_class": {
+            row.name: {key: getattr(row, key) for key in ("iou", "accuracy", "precision", "dice", "pixels")}
+            for row in rows
+        },
         "classes": run.classes,
         "confusion": confusion.tolist() if confusion is not None else None,
         "worst": [{"name": name, "accuracy": accuracy} for name, accuracy in worst_accuracies(run)],

@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def train(config: Config, own: OwnObjects = NO_OBJECTS) -> int:
-    """Train with a config, resume the run that it started, or only test learning rates; return the exit code.
+    """Train with a config, or resume the run or the folds that it started, or test learning rates; return exit code 0.
 
     Raises:
       UserError: If the config or the data are wrong; raised before anything is compiled.
@@ -42,6 +42,10 @@ def train(config: Config, own: OwnObjects = NO_OBJECTS) -> int:
         from segnet_jax.runs.find_lr import find_lr  # with the report's page, which training itself loads at its end
 
         find_lr(config, own)
+    elif config.folds and not config.fold:
+        from segnet_jax.runs.cross_validation import cross_validate
+
+        cross_validate(config, lambda each: Trainer(each, own).run())
     else:
         Trainer(config, own).run()
     return 0

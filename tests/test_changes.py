@@ -18,7 +18,7 @@ CHANGES = pathlib.Path(__file__).parent / "changes"
 MOST_FILES = {
     "loss_boundary": 3,
     "optimizer_lamb": 2,
-    "metric_mean_f1": 2,
+    "metric_kappa": 2,
     "augmentation_elastic": 3,
     "network_linknet": 3,
 }

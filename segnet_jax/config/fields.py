@@ -97,6 +97,8 @@ class Config:
     image_bits: Literal["8", "16"] = "8"  # bits per channel; 16 reads 16-bit PNG or TIFF files as stored, 0 to 65535
     follow_links: bool = False  # follow symbolic links that lead out of the dataset folder
     val_fraction: float = 0.0  # fraction of the images to validate on, such as 0.2; 0: the dataset's own split
+    folds: int = 0  # cross-validation: train a run on each of this many folds of the training and validation images
+    fold: int = 0  # with --folds: train only the run that validates on fold N; 0: all of them
     flip: bool = field(default=True, metadata=OVERRIDE)  # flip left/right with probability 1/2
     shift: int = field(default=10, metadata=OVERRIDE)  # maximum random shift in x and y, pixels; padded with 0 and void
     # range of the random scale factor, about a random center; padded with 0 and void

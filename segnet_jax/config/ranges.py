@@ -17,6 +17,8 @@ RANGES = {
     "image_range": (0, 65_535),
     "channels": (1, MAX_CHANNELS),
     "val_fraction": (0, 0.9),
+    "folds": (0, 100),
+    "fold": (0, 100),
     "shift": (0, 16_384),
     "scale": (0.25, 4),
     "color": (0, 1),

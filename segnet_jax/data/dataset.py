@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -102,6 +103,38 @@ def _faults(read: Callable[[], object]) -> tuple[Fault, ...]:
     except UserError as error:
         return error.faults
     return ()
+
+
+def regroup(
+    dataset: Dataset,
+    name: str,
+    parts: Mapping[str, Sequence[tuple[Split, int]]],
+    sources: Sequence[Split],
+    notes: Sequence[str] = (),
+) -> Dataset:
+    """Return a dataset with other splits, formed of the samples of its own.
+
+    Args:
+      dataset: the dataset.
+      name: name of the new one.
+      parts: split -> its samples, as split of the dataset and index.
+      sources: the splits that the samples come from; others are kept.
+      notes: lines for the log, after those of the dataset.
+    """
+    source = ",".join(split.fingerprint for split in sources)
+    files = {name: digest for split in sources for name, digest in split.files.items()}
+    splits = {}
+    for each, places in parts.items():
+        names = tuple(split.names[index] for split, index in places)
+        digest = hashlib.sha256("\n".join((source, *names)).encode()).hexdigest()
+        splits[each] = Split(names, functools.partial(_read_place, places), digest, files)
+    others = {each: split for each, split in dataset.splits.items() if all(split is not other for other in sources)}
+    return dataclasses.replace(dataset, name=name, splits=splits | others, notes=(*dataset.notes, *notes))
+
+
+def _read_place(places: Sequence[tuple[Split, int]], index: int) -> tuple[np.ndarray, np.ndarray]:
+    split, place = places[index]
+    return split.read(place)
 
 
 def evenly_spaced(wanted: int, num_samples: int) -> list[int]:

@@ -4,9 +4,6 @@ A name such as 0016E5_07959 is a sequence and a frame number. Other datasets, su
 frame numbers are taken as time for CamVid's drives only.
 """
 
-import dataclasses
-import functools
-import hashlib
 import re
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +13,7 @@ from itertools import combinations
 import numpy as np
 
 from segnet_jax.data.camvid_frames import DRIVES
-from segnet_jax.data.dataset import Dataset, Split
+from segnet_jax.data.dataset import Dataset, regroup
 from segnet_jax.system.errors import UserError, listed
 
 FRAMES_PER_SECOND = 30
@@ -203,9 +200,7 @@ def leave_out(dataset: Dataset, sequence: str, num_train: int = 0) -> Dataset:
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
         raise UserError(f"--split-rule leave-out needs unique names, but two splits share {listed(twice)}")
-    source = ",".join(split.fingerprint for split in dataset.splits.values())
-    files = {name: digest for split in dataset.splits.values() for name, digest in split.files.items()}
-    splits, of_sequence = {}, [place for place, each in enumerate(found) if each == sequence]
+    of_sequence = [place for place, each in enumerate(found) if each == sequence]
     others = [place for place, each in enumerate(found) if each != sequence]
     if num_train >= len(of_sequence):
         raise UserError(
@@ -214,15 +209,6 @@ def leave_out(dataset: Dataset, sequence: str, num_train: int = 0) -> Dataset:
         )
     in_time = sorted(of_sequence, key=lambda place: sequence_and_frame(names[place])[1])
     parts = (in_time[:num_train], in_time[num_train:]) if num_train else (others, of_sequence)
-    for split, chosen in zip(("train", "val"), parts, strict=True):
-        chosen_names = tuple(names[place] for place in chosen)
-        digest = hashlib.sha256("\n".join((source, *chosen_names)).encode()).hexdigest()
-        read = functools.partial(_read, [places[place] for place in chosen])
-        splits[split] = Split(chosen_names, read, digest, files)
+    train, val = ([places[place] for place in chosen] for chosen in parts)
     name = f"{dataset.name}-{f'first-{num_train}-of' if num_train else 'without'}-{sequence}"
-    return dataclasses.replace(dataset, name=name, splits=splits)
-
-
-def _read(places: Sequence[tuple[Split, int]], index: int) -> tuple[np.ndarray, np.ndarray]:
-    split, place = places[index]
-    return split.read(place)
+    return regroup(dataset, name, {"train": train, "val": val}, list(dataset.splits.values()))

@@ -25,10 +25,11 @@ def bilinear_taps(length: int, part: slice, rounded: int) -> tuple[np.ndarray, n
     return part.start + np.stack([low, np.minimum(low + 1, size - 1)]), (position - low).astype(np.float32)
 
 
-def classify_resized(_variables, inputs, _store, *, num_classes):
+def classify_resized(_variables, inputs, _store, *, num_classes, temperature=1.0):
     """Resize logits to each image's size and return class ids and confidence there, strip by strip.
 
-    Uncertainty maps (values from 0 to 1) in the channels after the logits are resized and returned too.
+    Uncertainty maps (values from 0 to 1) in the channels after the logits are resized and returned too. The temperature
+    divides the logits for the confidence; it does not change the class ids.
     """
 
     def one(inputs):
@@ -40,7 +41,7 @@ def classify_resized(_variables, inputs, _store, *, num_classes):
             pixels = _lerp(lines[:, columns[0]], lines[:, columns[1]], column_weights[None, :, None])
             pixels, uncertainty = pixels[..., :num_classes], pixels[..., num_classes:]
             largest = pixels.max(axis=-1, keepdims=True)
-            confidence = 1 / jnp.exp(pixels - largest).sum(axis=-1)
+            confidence = 1 / jnp.exp((pixels - largest) / temperature).sum(axis=-1)
             maps = (confidence, *jnp.moveaxis(uncertainty, -1, 0))
             return pixels.argmax(axis=-1).astype(jnp.uint8), *(jnp.round(255 * each).astype(jnp.uint8) for each in maps)
 
@@ -62,9 +63,9 @@ def _lerp(first, second, weight):
     return first * (1 - weight) + second * weight
 
 
-def classify_on_host(maps: np.ndarray, num_classes: int) -> tuple[np.ndarray, ...]:
+def classify_on_host(maps: np.ndarray, num_classes: int, temperature: float = 1.0) -> tuple[np.ndarray, ...]:
     """Return class ids, confidence and uncertainty maps, each uint8 [H,W], from logits and uncertainty [H,W,C+...]."""
     logits, uncertainty = maps[..., :num_classes], maps[..., num_classes:]
-    confidence = 1 / np.exp(logits - logits.max(axis=-1, keepdims=True)).sum(axis=-1)
+    confidence = 1 / np.exp((logits - logits.max(axis=-1, keepdims=True)) / temperature).sum(axis=-1)
     channels = (confidence, *np.moveaxis(uncertainty, -1, 0))
     return logits.argmax(axis=-1).astype(np.uint8), *(np.rint(255 * each).astype(np.uint8) for each in channels)

@@ -27,7 +27,9 @@ from segnet_jax.reporting import prediction_files
 from segnet_jax.reporting.class_key import add_class_key
 from segnet_jax.reporting.colors import displayable
 from segnet_jax.reporting.figures import error_map
+from segnet_jax.reporting.tables import percent, print_table
 from segnet_jax.system import budget
+from segnet_jax.system.console import echo
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 from segnet_jax.system.files import atomic_write_bytes, expanded
 
@@ -249,6 +251,27 @@ class Outputs:
             "class_fractions": dict(fractions),
             "mean_confidence": float(confidence) / 255,
         }
+
+
+def print_totals(
+    entries: Sequence[PredictionEntry], out: pathlib.Path, seconds: float, classes: ClassTable
+) -> dict[str, Any]:
+    """Print class fractions and scores over all inputs, and return them for the summary."""
+    echo(f"segmented {len(entries)} inputs in {seconds:.1f} s: {out}")
+    if not entries:
+        return {}
+    counts = sum(entry.counts for entry in entries)
+    fractions = counts / counts.sum()
+    order = np.argsort(-fractions, kind="stable")
+    echo(f"pixels: {', '.join(f'{classes.names[i]} {percent(fractions[i])}' for i in order if counts[i])}")
+    totals = {"class_fractions": dict(zip(classes.names, fractions.tolist(), strict=True))}
+    confusions = [entry.confusion for entry in entries if entry.confusion is not None]
+    if not np.any(confusions):
+        return totals
+    confusion = sum(confusions)
+    print_table(scores(confusion), classes)
+    echo(f"scored on the {len(confusions)} images that have a label")
+    return totals | {"num_scored": len(confusions), "miou": scores(confusion).miou, "confusion": confusion}
 
 
 def output_suffixes(

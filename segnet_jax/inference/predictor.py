@@ -130,6 +130,7 @@ class Predictor:
       sizing: how to choose the network input size.
       num_samples: number of dropout samples whose mean is predicted; 0 for no sampling.
       scores: whether to return class ids at the training size too.
+      temperature: divides the logits for the confidence; does not change the class ids.
 
     Attributes:
       batch_size: images per batch over all devices; 1 with tiles.
@@ -143,6 +144,7 @@ class Predictor:
         sizing: Sizing,
         num_samples: int = 0,
         scores: bool = False,
+        temperature: float = 1.0,
     ):
         self._sizing, self._num_classes = sizing, len(network.classes)
         self._uncertainties = UNCERTAINTIES if num_samples else ()
@@ -155,7 +157,9 @@ class Predictor:
             return (), sampled_maps(partial(network.forward, variables), images, num_samples, self._num_classes)
 
         self._forward = AheadOfTime(parallel_eval_step(forward, devices), "the network", devices)
-        resize = partial(classify_resized, num_classes=self._num_classes)
+        classifying = {"num_classes": self._num_classes, "temperature": temperature}
+        self._classify_on_host = partial(classify_on_host, **classifying)
+        resize = partial(classify_resized, **classifying)
         self._classify_resized = AheadOfTime(parallel_eval_step(resize, devices), "the resizing", devices)
         argmax = partial(classify, num_classes=self._num_classes)
         self._classify = AheadOfTime(parallel_eval_step(argmax, devices), "the argmax", devices)
@@ -226,7 +230,7 @@ class Predictor:
         )
         maps = [np.empty(image.shape[:2], np.uint8) for _ in ("ids", "confidence", *self._uncertainties)]
         for block in blend(self._logits(crops(image, rows, columns)), rows, columns):
-            for whole, part in zip(maps, classify_on_host(block.values, self._num_classes), strict=True):
+            for whole, part in zip(maps, self._classify_on_host(block.values), strict=True):
                 whole[block.rows, block.columns] = part
         seconds = time.perf_counter() - started - (self._forward.seconds - before)
         return self._prediction(maps, 1e3 * seconds)

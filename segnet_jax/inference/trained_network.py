@@ -9,6 +9,7 @@ import numpy as np
 
 from segnet_jax.config.files import override
 from segnet_jax.distributed.data_parallel import choose_devices
+from segnet_jax.inference.averaging import TTA, Augmentation, average
 from segnet_jax.inference.image_inputs import ImageLike, as_array, is_single, split_images
 from segnet_jax.inference.network import Network, folded
 from segnet_jax.inference.predictor import Predictor, Sizing
@@ -23,7 +24,11 @@ class TrainedNetwork(Network):
     """A trained network that predicts images of any kind; see `Network` for its attributes."""
 
     def predict(
-        self, images: ImageLike | Sequence[ImageLike], size: Literal["trained", "native"] | tuple[int, int] = "trained"
+        self,
+        images: ImageLike | Sequence[ImageLike],
+        size: Literal["trained", "native"] | tuple[int, int] = "trained",
+        tta: TTA = "none",
+        tta_scales: Sequence[float] = (1.0,),
     ) -> np.ndarray | list[np.ndarray]:
         """Return the class of every pixel at the images' own sizes, as the command `predict` does.
 
@@ -33,17 +38,19 @@ class TrainedNetwork(Network):
             images as it was trained on: see `pixels`.
           size: what each image is resized to for the network: "trained" as in training, "native" not at all, or a
             height and width. The network is compiled once per size.
+          tta: test-time augmentation: "flip" averages the probabilities over the image and its mirror image.
+          tta_scales: factors of the network's input size to average over, such as (0.75, 1, 1.25).
 
         Returns:
           Class ids: uint8 [H,W] of a single image, [B,H,W] of an array of several, a list of [H,W] of a list.
 
         Raises:
           ValueError: If an image has another dtype, shape or range.
-          UserError: If a file cannot be read, or the size is out of range.
+          UserError: If a file cannot be read, or the size, `tta` or a scale is out of range.
         """
         reading = self.config.exif, self.config.image_range, self.pixels
         arrays = [as_array(image, *reading) for image in split_images(images)]
-        predictor = self._predictor(size)
+        predictor = self._predictor(size, Augmentation.of(tta, tta_scales))
         predictions = [predictor.predict([predictor.prepare(array)])[0].class_ids for array in arrays]
         if is_single(images):
             return predictions[0]
@@ -53,12 +60,13 @@ class TrainedNetwork(Network):
         name, (height, width) = type(self.model).__name__, self.config.image_size
         return f"Network({name}, {len(self.classes)} classes, trained at {height}x{width}, step {self.step})"
 
-    def _predictor(self, size):
+    def _predictor(self, size, augmentation: Augmentation) -> Predictor:
         """Return the predictor of images resized to a size, which keeps its compiled programs."""
-        if size not in self._predictors:
+        key = size, augmentation
+        if key not in self._predictors:
             sizing = Sizing.of(self.config, size, (0, 0), 0)
-            self._predictors[size] = Predictor(self, choose_devices("1"), 1, sizing)
-        return self._predictors[size]
+            self._predictors[key] = Predictor(average([self], augmentation), choose_devices("1"), 1, sizing)
+        return self._predictors[key]
 
     @cached_property
     def _predictors(self) -> dict:

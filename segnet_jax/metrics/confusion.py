@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from segnet_jax.constants import VOID
-from segnet_jax.metrics.table import METRICS, class_accuracy, class_iou
+from segnet_jax.metrics.table import CLASS_METRICS, METRICS
 
 _BLOCK_NUMBERS = 2**23
 """Elements of a block's one-hot matrix (32 MB), which bounds the memory for any number of images."""
@@ -96,20 +96,28 @@ class Scores:
 
     Attributes:
       values: key -> value, for each row of `METRICS`.
-      iou: float64 [C], NaN for a class without ground truth.
-      accuracy: float64 [C], NaN for a class without ground truth.
+      per_class: key -> float64 [C], NaN for a class without ground truth, for each row of `CLASS_METRICS`.
       pixels: int64 [C], labeled pixels of each class.
     """
 
     values: Mapping[str, float]
-    iou: np.ndarray
-    accuracy: np.ndarray
+    per_class: Mapping[str, np.ndarray]
     pixels: np.ndarray
 
     def __getattr__(self, key: str) -> float:
         if key in METRICS:
             return self.values[key]
         raise AttributeError(f"{type(self).__name__} has no attribute {key!r}; METRICS has {', '.join(METRICS)}")
+
+    @property
+    def iou(self) -> np.ndarray:
+        """IoU of each class, float64 [C], NaN for a class without ground truth."""
+        return self.per_class["iou"]
+
+    @property
+    def accuracy(self) -> np.ndarray:
+        """Accuracy (recall) of each class, float64 [C], NaN for a class without ground truth."""
+        return self.per_class["accuracy"]
 
     @property
     def absent(self) -> tuple[int, ...]:
@@ -131,8 +139,7 @@ def scores(confusion: np.ndarray) -> Scores:
         raise ValueError("no labeled pixel was evaluated: every label is void")
     return Scores(
         values={key: float(metric.function(confusion)) for key, metric in METRICS.items()},
-        iou=class_iou(confusion),
-        accuracy=class_accuracy(confusion),
+        per_class={key: function(confusion) for key, function in CLASS_METRICS.items()},
         pixels=confusion.sum(axis=1),
     )
 

@@ -1,4 +1,4 @@
-"""The table of metrics. To add one, add one row to `METRICS`.
+"""The table of metrics. To add one, add one row to `METRICS`; for a score of each class, to `CLASS_METRICS`.
 
 Everything that computes, stores or shows metrics reads this table: `confusion.scores`, `result.json`, `metrics.jsonl`,
 TensorBoard, the bootstrap intervals, the printed table, the report, and the comparison with published results.
@@ -30,6 +30,19 @@ def class_accuracy(confusion: np.ndarray) -> np.ndarray:
         return correct / actual
 
 
+def class_precision(confusion: np.ndarray) -> np.ndarray:
+    """Return the precision of each class: 0 for a class that is never predicted, NaN without ground truth."""
+    correct, actual, predicted = _counts(confusion)
+    return np.where(actual > 0, correct / np.maximum(predicted, 1), np.nan)
+
+
+def class_dice(confusion: np.ndarray) -> np.ndarray:
+    """Return the Dice coefficient (F1 score) of each class: [...,C,C] to float64 [...,C], NaN without ground truth."""
+    correct, actual, predicted = _counts(confusion)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(actual > 0, 2 * correct / (actual + predicted), np.nan)
+
+
 def mean_iou(confusion: np.ndarray) -> np.ndarray:
     """Return the mean IoU over the classes with ground truth (MATLAB: MeanIoU)."""
     return _mean_of_classes(class_iou(confusion), confusion)
@@ -45,6 +58,16 @@ def global_accuracy(confusion: np.ndarray) -> np.ndarray:
 def mean_accuracy(confusion: np.ndarray) -> np.ndarray:
     """Return the mean recall over the classes with ground truth (MATLAB: MeanAccuracy)."""
     return _mean_of_classes(class_accuracy(confusion), confusion)
+
+
+def mean_dice(confusion: np.ndarray) -> np.ndarray:
+    """Return the mean Dice coefficient over the classes with ground truth."""
+    return _mean_of_classes(class_dice(confusion), confusion)
+
+
+def mean_precision(confusion: np.ndarray) -> np.ndarray:
+    """Return the mean precision over the classes with ground truth."""
+    return _mean_of_classes(class_precision(confusion), confusion)
 
 
 def weighted_iou(confusion: np.ndarray) -> np.ndarray:
@@ -83,8 +106,19 @@ METRICS = {
         Metric("global_accuracy", "global accuracy", global_accuracy, "G"),
         Metric("mean_accuracy", "mean class accuracy", mean_accuracy, "C"),
         Metric("weighted_iou", "weighted IoU", weighted_iou, primary=False),
+        Metric("mean_dice", "mean Dice", mean_dice, primary=False),
+        Metric("mean_precision", "mean precision", mean_precision, primary=False),
     )
 }
+
+CLASS_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "iou": class_iou,
+    "accuracy": class_accuracy,  # the recall, as MATLAB calls it
+    "precision": class_precision,
+    "recall": class_accuracy,
+    "dice": class_dice,
+}
+"""The scores of each class by their key in `per_class` of JSON files: [...,C,C] to float64 [...,C]."""
 
 
 def primary_metrics() -> dict[str, Metric]:

@@ -102,8 +102,8 @@ def result(
       A JSON-compatible dict, with None as the score of a class without ground truth.
     """
     per_class = {
-        name: {"iou": iou, "accuracy": accuracy, "pixels": pixels}
-        for name, iou, accuracy, pixels in zip(classes.names, scores.iou, scores.accuracy, scores.pixels, strict=True)
+        name: {key: values[class_id] for key, values in scores.per_class.items()} | {"pixels": scores.pixels[class_id]}
+        for class_id, name in enumerate(classes.names)
     }
     boundary = {}
     if boundary_f1 is not None:

@@ -166,3 +166,37 @@ def _caption(label: np.ndarray, prediction: np.ndarray, classes: ClassTable) -> 
         f"mIoU {percent(scored.miou)} over {len(classes) - len(scored.absent)} classes, "
         f"accuracy {percent(scored.global_accuracy)}, lowest IoU {classes.names[lowest]} {percent(scored.iou[lowest])}"
     )
+
+
+def draw_pictures(
+    folder: str,
+    pictures: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
+    classes: ClassTable,
+    *,
+    step: int,
+    split: str,
+    masks_only: bool,
+) -> str:
+    """Draw the figure of `evaluate --pictures` into a folder, and return its path.
+
+    Args:
+      folder: the folder that the user names, which may be a link.
+      pictures: name, image uint8 [H,W,3], label and prediction uint8 [H,W] of each sample.
+      classes: names and colors.
+      step: step of the checkpoint.
+      split: split of the samples.
+      masks_only: whether to leave out the photographs.
+    """
+    names, images, labels, predictions = zip(*pictures, strict=True)
+    drawn = prediction_pictures(
+        None if masks_only else np.stack(images),
+        np.stack(labels),
+        np.stack(predictions),
+        list(names),
+        classes,
+        os.path.realpath(folder),
+        step,
+        split,
+        asked_for=True,
+    )
+    return os.path.join(folder, drawn.name)

@@ -22,13 +22,13 @@ _MAX_SEQUENCES = 10  # rows; the file names of a folder may form hundreds of seq
 
 
 def per_class_table(scores: Scores, classes: ClassTable) -> Table:
-    """Build a table of the IoU and accuracy of each class in percent, at most 60 columns wide, readable without color.
+    """Build a table of the scores of each class in percent, at most 60 columns wide, readable without color.
 
     It marks the lowest IoU and absent classes. The last row has the means.
     """
     table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("class", overflow="fold", min_width=8)
-    for heading in ("IoU %", "accuracy %", "pixels"):
+    for heading in ("IoU %", "Dice", "prec.", "recall", "pixels"):
         table.add_column(heading, justify="right", no_wrap=True, overflow="crop")
     table.add_column("", no_wrap=True, overflow="crop")
     present = [class_id for class_id in range(len(classes)) if class_id not in scores.absent]
@@ -37,8 +37,7 @@ def per_class_table(scores: Scores, classes: ClassTable) -> Table:
         absent = class_id in scores.absent
         table.add_row(
             Text(shown(name)),  # a Text, since a class may be named "[red]"
-            _number(scores.iou[class_id]),
-            _number(scores.accuracy[class_id]),
+            *(_number(scores.per_class[key][class_id]) for key in ("iou", "dice", "precision", "recall")),
             f"{scores.pixels[class_id]:,}",
             "absent" if absent else "lowest" if class_id == lowest else "",
             style="dim" if absent else "yellow" if class_id == lowest else "",
@@ -46,7 +45,8 @@ def per_class_table(scores: Scores, classes: ClassTable) -> Table:
         )
     mean = "mean" if len(present) == len(classes) else f"mean of {len(present)}"
     pixels = f"{np.sum(scores.pixels):,}"
-    table.add_row(mean, _number(scores.miou), _number(scores.mean_accuracy), pixels, "", style="bold")
+    means = (scores.miou, scores.mean_dice, scores.mean_precision, scores.mean_accuracy)
+    table.add_row(mean, *map(_number, means), pixels, "", style="bold")
     return table
 
 
@@ -54,7 +54,8 @@ def summary_lines(
     scores: Scores, interval: Mapping[str, Interval] | None = None, boundary: BoundaryF1 | None = None
 ) -> list[str]:
     """Return the lines below the table: other metrics, and the bootstrap interval and boundary F1 if given."""
-    others = [metric for key, metric in METRICS.items() if key not in ("miou", "mean_accuracy")]
+    in_table = ("miou", "mean_dice", "mean_precision", "mean_accuracy")
+    others = [metric for key, metric in METRICS.items() if key not in in_table]
     lines = [", ".join(f"{metric.label} {metric.format(scores.values[metric.key])}" for metric in others)]
     if interval:
         low, high = interval["miou"]
@@ -96,6 +97,26 @@ def print_sequences(sequences: Mapping[str, Mapping[str, float]]) -> None:
     Console(file=sys.stdout, highlight=False).print(table)
     if len(sequences) > _MAX_SEQUENCES:
         print(f"and {len(sequences) - _MAX_SEQUENCES} more sequences; --json FILE lists all")
+
+
+def print_folds(table: Mapping[str, Mapping]) -> None:
+    """Print the scores of each fold of a cross-validation, with their mean and standard deviation.
+
+    Args:
+      table: "folds", name -> row with "num_images" and scores; "mean" and "deviation", score -> value.
+    """
+    columns = ("miou", "mean_dice", "global_accuracy", "mean_accuracy")
+    shown_table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
+    shown_table.add_column("fold")
+    for heading in ("images", "mIoU %", "Dice %", "global %", "classes %"):
+        shown_table.add_column(heading, justify="right", no_wrap=True)
+    for place, (name, row) in enumerate(table["folds"].items(), 1):
+        values = [_number(row[key]) for key in columns]
+        shown_table.add_row(name, f"{row['num_images']:,}", *values, end_section=place == len(table["folds"]))
+    for name in ("mean", "deviation"):
+        values = [_number(math.nan if (value := table[name][key]) is None else value) for key in columns]
+        shown_table.add_row(name, "", *values, style="bold")
+    Console(file=sys.stdout, highlight=False).print(shown_table)
 
 
 def _number(fraction: float) -> str:

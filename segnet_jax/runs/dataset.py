@@ -8,6 +8,7 @@ import numpy as np
 
 from segnet_jax.config.fields import Config
 from segnet_jax.data.dataset import Dataset, Split
+from segnet_jax.data.folds import take_fold
 from segnet_jax.data.input_pipeline.cache import CachedSplit, open_cached
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.data.labels.label_mapping import LabelMapping, StoredLabels
@@ -55,6 +56,8 @@ def open_data(config: Config, stored: StoredLabels | None = None, label_mapping:
         raise UserError(f"--leave-out {config.leave_out} needs --split-rule leave-out")
     if config.leave_out_train and config.split_rule != "leave-out":
         raise UserError(f"--leave-out-train {config.leave_out_train} needs --split-rule leave-out --leave-out SEQUENCE")
+    if config.fold > config.folds or config.folds == 1:
+        raise UserError(f"--folds must be at least 2, and --fold one of them, got {config.folds} and {config.fold}")
     from segnet_jax.data.open_dataset import open_dataset  # with the readers of all layouts, needed only here
 
     dataset = open_dataset(
@@ -70,6 +73,8 @@ def open_data(config: Config, stored: StoredLabels | None = None, label_mapping:
         stored=stored,
         label_mapping=label_mapping,
     )
+    if config.folds:
+        dataset = take_fold(dataset, config.folds, config.fold or 1)
     if not dataset.splits.get("train"):
         raise UserError(f"the training split of {config.data} is empty: nothing to train on", kind="empty-list")
     validation_split(dataset)

@@ -11,8 +11,9 @@ import numpy as np
 from segnet_jax.config.differences import recipe_differences
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import protocol_batch
+from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.sequences import sequences_of
-from segnet_jax.distributed.data_parallel import replicate
+from segnet_jax.distributed.data_parallel import Devices, replicate
 from segnet_jax.metrics.baseline import Baseline, commonest_class_baseline, is_clearly_better
 from segnet_jax.metrics.bootstrap import intervals
 from segnet_jax.metrics.boundary import BoundaryF1
@@ -23,16 +24,18 @@ from segnet_jax.reporting.evaluations import Images, images_path, read_images, w
 from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.runs import run_folder
+from segnet_jax.runs.dataset import decode, open_data
 from segnet_jax.runs.setup import Setup
-from segnet_jax.system.console import echo
+from segnet_jax.system.console import bar, echo
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.files import atomic_write_json
 from segnet_jax.training import batch_norm_statistics
 from segnet_jax.training.batch_norm_statistics import precise_statistics
-from segnet_jax.training.checkpoint_folders import Which
+from segnet_jax.training.checkpoint_folders import Which, preprocessing_of
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
 from segnet_jax.training.experiment import overrides
+from segnet_jax.training.restored import Restored
 from segnet_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -175,6 +178,37 @@ def summarize_images(images: Images | None) -> dict[str, Any]:
             sequences[name] = {"miou": scores(matrix).miou if matrix.any() else np.nan, "num_images": len(confusions)}
         summary["sequences"] = sequences
     return summary
+
+
+def recompute_statistics(
+    run: str, trained: Config, dataset: Dataset, restored: Restored, devices: Devices
+) -> dict[str, Any]:
+    """Return precise batch-norm statistics of a restored network over the training images of its run.
+
+    Args:
+      run: name of the run.
+      trained: config that the run was trained with.
+      dataset: dataset in use, whose training images are used if they are the run's.
+      restored: the network with running statistics.
+      devices: devices to compute on.
+
+    Raises:
+      UserError: If the training images cannot be read.
+    """
+    fingerprint = restored.meta["data"]["train"]
+    split = dataset.splits["train"]
+    if split.fingerprint != fingerprint:  # evaluated on another dataset
+        split = open_data(trained).splits["train"]
+    if split.fingerprint != fingerprint:
+        logger.warning(
+            f"the training images in {trained.data} have changed since {run} was trained; BatchNorm statistics are "
+            "recomputed over the present ones"
+        )
+    samples = decode(split, trained, "reading train images")
+    preprocessing = preprocessing_of(restored.meta)
+    with bar("recomputing BatchNorm", len(split)) as advance:
+        network = (restored.model, restored.variables, samples, preprocessing)
+        return precise_statistics(trained, restored.meta["global_batch_size"], *network, devices, advance)
 
 
 def result_variables(

@@ -19,7 +19,16 @@ from segnet_jax.system.errors import UserError
 
 _OF_A_RUN = {  # files that training writes to the run folder
     *("config.toml", "environment.json", "data.json", "overrides.json", "outcome.json", "result.json", "lock"),
-    *("result_before.json", "metrics.jsonl", "train.log", "confusion.csv", "report.html", "progress.png"),
+    *(
+        "result_before.json",
+        "calibration.json",
+        "folds.json",
+        "metrics.jsonl",
+        "train.log",
+        "confusion.csv",
+        "report.html",
+        "progress.png",
+    ),
     "first_batch.png",
 }
 _CHECKPOINTS = "checkpoints"  # folder of a run: a checkpoint with a file that its manifest does not list is damaged

@@ -45,6 +45,7 @@ def build_evaluator(
     shard: tf_data.BatchShard,
     devices: Devices,
     settings: StepSettings,
+    forward: Callable | None = None,
 ) -> Callable[..., Evaluation | None]:
     """Return a function that evaluates a whole split, compiled once.
 
@@ -56,8 +57,9 @@ def build_evaluator(
       shard: this process's part of each batch; the scores do not depend on it.
       devices: devices to compute on.
       settings: settings of the step.
+      forward: see `eval_step`.
     """
-    step = partial(eval_step, make_batch=source.make_batch, settings=settings)
+    step = partial(eval_step, make_batch=source.make_batch, settings=settings, forward=forward)
     mapped = parallel_eval_step(step, devices, source.store_axis)
     score = AheadOfTime(mapped, "the evaluation step", devices, source.store)
     mean_loss = partial(settings.loss.mean, class_weights=settings.class_weights)

@@ -198,6 +198,7 @@ def eval_step(
     *,
     make_batch: MakeBatch,
     settings: StepSettings,
+    forward: Callable[[Any, jax.Array], jax.Array] | None = None,
 ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
     """Evaluate one batch with BatchNorm's running statistics.
 
@@ -208,6 +209,7 @@ def eval_step(
       make_batch: function of inputs and store that returns "image" uint8 [B,H,W,3] and "label" uint8 [B,H,W], where
         VOID pixels do not count.
       settings: network, loss and preprocessing.
+      forward: function of variables and images that returns logits, float32 [B,H,W,C]; None for the network itself.
 
     Returns:
       Over all devices: "loss", the sums of the loss; "confusions", int32 [D,B,C,C], and "boundaries", int32
@@ -215,7 +217,10 @@ def eval_step(
     """
     model = settings.model
     batch = lax.optimization_barrier(make_batch(inputs, store))
-    logits = model.apply(variables, normalize(batch["image"], settings.preprocessing, model.dtype), train=False)
+    if forward is None:
+        logits = model.apply(variables, normalize(batch["image"], settings.preprocessing, model.dtype), train=False)
+    else:
+        logits = forward(variables, batch["image"])
     prediction = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
     sums = settings.loss.sums(logits, batch["label"], settings.class_weights)
     confusions = confusion_matrices(batch["label"], prediction, model.num_classes)

@@ -261,7 +261,7 @@ def test_flags_are_parsed_as_given():
         ("predict", [], "RUN is missing: run folder"),
         ("report", [], "RUN is missing"),
         ("predict", ["runs/x", "photos", "--output-dir", "y"], "did you mean --out FOLDER?"),
-        ("evaluate", ["runs/x", "runs/y"], "unexpected argument 'runs/y'"),
+        ("export", ["runs/x", "runs/y"], "unexpected argument 'runs/y'"),
         ("portability measure", ["--run", "x"], "--json FILE is missing"),
     ],
 )

@@ -89,13 +89,40 @@ def test_scores_of_four_classes_worked_by_hand():
     assert result.weighted_iou == pytest.approx(
         0.60 * iou[0] + 0.24 * iou[1] + 0.10 * iou[2] + 0.06 * iou[3], rel=1e-15
     )
+    dice = [2 * 50 / (60 + 52), 2 * 20 / (24 + 34), 2 * 6 / (10 + 9), 2 * 5 / (6 + 5)]
+    np.testing.assert_allclose(result.per_class["dice"], dice, rtol=1e-15)
+    np.testing.assert_allclose(result.per_class["precision"], [50 / 52, 20 / 34, 6 / 9, 5 / 5], rtol=1e-15)
+    np.testing.assert_array_equal(result.per_class["recall"], result.accuracy)
+    assert result.mean_dice == pytest.approx(sum(dice) / 4, rel=1e-15)
+    assert result.mean_precision == pytest.approx((50 / 52 + 20 / 34 + 6 / 9 + 1) / 4, rel=1e-15)
     assert result.absent == ()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dice_precision_and_recall_equal_counts_of_pixels_by_loops(seed):
+    rng = np.random.default_rng(seed)
+    label, prediction = rng.integers(0, 6, (2, 40), np.uint8)
+    label[rng.random(40) < 0.3] = VOID
+    label[label == 4] = 3  # a class without ground truth, and below one that is never predicted
+    prediction[prediction == 5] = 0
+    found = scores(count_by_loop(label, prediction, 6)).per_class
+    for class_id in range(6):
+        pairs = [(a == class_id, b == class_id) for a, b in zip(label, prediction, strict=True) if a != VOID]
+        right, missed, wrong = (pairs.count(each) for each in ((True, True), (True, False), (False, True)))
+        if right + missed == 0:
+            assert all(np.isnan(values[class_id]) for values in found.values())
+            continue
+        assert found["dice"][class_id] == pytest.approx(2 * right / (2 * right + missed + wrong))
+        assert found["recall"][class_id] == found["accuracy"][class_id] == pytest.approx(right / (right + missed))
+        assert found["precision"][class_id] == pytest.approx(right / (right + wrong) if right + wrong else 0)
+        assert found["iou"][class_id] == pytest.approx(right / (right + missed + wrong))
 
 
 def test_a_class_without_ground_truth_is_nan_and_left_out_of_the_means():
     result = scores([[6, 0, 2], [0, 0, 0], [1, 1, 2]])  # class 1 is predicted once and never known
     np.testing.assert_allclose(result.iou, [6 / 9, np.nan, 2 / 6], rtol=1e-15)
     np.testing.assert_allclose(result.accuracy, [6 / 8, np.nan, 2 / 4], rtol=1e-15)
+    np.testing.assert_allclose(result.per_class["precision"], [6 / 7, np.nan, 2 / 4], rtol=1e-15)
     assert result.absent == (1,)
     assert result.miou == pytest.approx((6 / 9 + 2 / 6) / 2, rel=1e-15)
     assert result.mean_accuracy == pytest.approx((6 / 8 + 2 / 4) / 2, rel=1e-15)

@@ -222,15 +222,15 @@ def test_a_result_has_scores_data_and_hardware():
     )
     strict_json(json.dumps(found))
     assert found["per_class"] == {
-        "Sky": {"iou": 8 / 11, "accuracy": 0.8, "pixels": 10},
-        "Car": {"iou": 0.5, "accuracy": 0.75, "pixels": 4},
-        "Pole": {"iou": None, "accuracy": None, "pixels": 0},
+        "Sky": {"iou": 8 / 11, "accuracy": 0.8, "precision": 8 / 9, "recall": 0.8, "dice": 16 / 19, "pixels": 10},
+        "Car": {"iou": 0.5, "accuracy": 0.75, "precision": 0.6, "recall": 0.75, "dice": 2 / 3, "pixels": 4},
+        "Pole": {"iou": None, "accuracy": None, "precision": None, "recall": None, "dice": None, "pixels": 0},
     }
     assert found["global_accuracy"] == 11 / 14
     assert found["images_per_second"] == 25.25
     assert (found["protocol"], found["split"], found["num_images"]) == ("demo", "val", 10)
     assert (found["device"], found["seed"], found["seconds"]) == ("1 x cpu", 3, 4.0)
-    assert {"miou", "mean_accuracy", "weighted_iou", "versions", "commit"} < found.keys()
+    assert {"miou", "mean_accuracy", "weighted_iou", "mean_dice", "mean_precision", "versions", "commit"} < found.keys()
     assert "boundary_f1" not in found
 
 

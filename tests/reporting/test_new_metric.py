@@ -37,8 +37,8 @@ def new_metric(monkeypatch):
 def test_it_is_a_score_and_may_select_the_best_checkpoint():
     assert scores(CONFUSION).scaled == scores(CONFUSION).values["scaled"] == pytest.approx(EXPECTED)
     assert selection_score({"confusion": CONFUSION.tolist()}, "scaled") == pytest.approx(EXPECTED)
-    with pytest.raises(AttributeError, match="no attribute 'dice'"):
-        _ = scores(CONFUSION).dice
+    with pytest.raises(AttributeError, match="no attribute 'kappa'"):
+        _ = scores(CONFUSION).kappa
 
 
 def test_it_is_in_the_result_with_an_interval_and_for_each_kind_of_statistics():

@@ -195,6 +195,7 @@ WRITERS = {  # (run, an existing file of the user's); flags that name a folder g
     "doctor --picture": lambda run, mine: doctor.doctor(doctor.DoctorOptions(SAMPLE, picture=str(mine))),
     "doctor --classes": lambda run, mine: doctor.doctor(doctor.DoctorOptions(SAMPLE, classes=str(mine))),
     "evaluate --json": lambda run, mine: evaluate.evaluate(evaluate.EvaluateOptions(str(run), json=str(mine))),
+    "evaluate --csv": lambda run, mine: evaluate.evaluate(evaluate.EvaluateOptions(str(run), csv=str(mine))),
     "evaluate --pictures": lambda run, mine: evaluate.evaluate(
         evaluate.EvaluateOptions(str(run), pictures=str(mine.parent))
     ),
@@ -241,7 +242,7 @@ def test_these_are_all_flags_that_name_an_output():
                 fields = {field.name for field in dataclasses.fields(value)}
                 if command == "doctor":
                     assert set(doctor.OUTPUTS) <= fields
-                outputs = fields & {"json", "out", "overwrite", "picture", "pictures"}
+                outputs = fields & {"json", "out", "overwrite", "picture", "pictures", "csv"}
                 outputs |= fields & {"classes"} if command == "doctor" else set()  # in `convert`, an input
                 found |= {f"{words.get(name, command)} --{output}" for output in outputs}
     assert found == WRITERS.keys()

@@ -314,7 +314,7 @@ def test_the_command_draws_one_run_and_writes_it_as_json(run, tmp_path, capsys):
     assert report(run, "--out", tmp_path / "page.html", "--json", tmp_path / "report.json") == 0
     content = json.loads((tmp_path / "report.json").read_text())
     assert content["confusion"] == CONFUSION.tolist() and content["miou"] == 0.5386 and content["step"] == 15
-    assert content["per_class"]["=1+1"] == {"iou": None, "accuracy": None, "pixels": 0}
+    assert content["per_class"]["=1+1"] == dict.fromkeys(("iou", "accuracy", "precision", "dice")) | {"pixels": 0}
     assert content["worst"][0] == {"name": NAMES[0], "accuracy": pytest.approx(0.1)}
     assert "wrote" in capsys.readouterr().out and Reader((tmp_path / "page.html").read_text()).faults == []
 

@@ -260,11 +260,11 @@ def test_the_table_has_the_hand_worked_numbers_and_marks_absent_and_lowest_class
     lines = file.getvalue().splitlines()
     assert max(map(len, lines)) <= 60
     rows = [line.split() for line in lines]
-    assert rows[0] == ["class", "IoU", "%", "accuracy", "%", "pixels"]
-    assert ["[red]", "72.73", "80.00", "10"] in rows
-    assert ["B", "50.00", "75.00", "4", "lowest"] in rows
-    assert ["C", "-", "-", "0", "absent"] in rows
-    assert ["mean", "of", "2", "61.36", "77.50", "14"] in rows
+    assert " ".join(rows[0]) == "class IoU % Dice prec. recall pixels"
+    assert ["[red]", "72.73", "84.21", "88.89", "80.00", "10"] in rows  # 8 of 10 right, 9 predicted
+    assert ["B", "50.00", "66.67", "60.00", "75.00", "4", "lowest"] in rows  # 3 of 4 right, 5 predicted
+    assert ["C", "-", "-", "-", "-", "0", "absent"] in rows
+    assert ["mean", "of", "2", "61.36", "75.44", "74.44", "77.50", "14"] in rows
     assert "global accuracy 78.6 %, weighted IoU 66.2 %" in file.getvalue()
     assert "absent: no labeled pixels" in file.getvalue()
 

@@ -32,6 +32,8 @@ OTHERS = {  # another value for each field
     "split_rule": "matlab",
     "leave_out": "0016E5",
     "leave_out_train": 30,
+    "folds": 5,
+    "fold": 2,
     "scenes": (241, 60),
     "image_size": (180, 240),
     "fit": "crop",
@@ -145,7 +147,7 @@ def test_every_key_is_classed_and_tried():
     assert {name for name in OTHERS if on_resume(name) == "refused"} == {
         *("protocol", "split_rule", "scenes", "image_size", "encoder", "depth", "width", "pooling", "conv_bias"),
         *("final_batch_norm", "init", "preprocessing", "seed", "precision", "ema_decay", "leave_out"),
-        *("leave_out_train", "stage_convolutions", "stage_channels", "kernel_size"),
+        *("leave_out_train", "folds", "fold", "stage_convolutions", "stage_channels", "kernel_size"),
         *("network", "upsampling", "encoder_addition", "decoder", "batch_norm_bias", "bias_lr_mult"),
         *("init_batch_norm", "freeze", "optimizer", "encoder_lr_mult", "output", "clip_gradients", "lr_mult"),
         "swa_epochs",

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segnet_jax.reporting.csv_files import safe_cell
 from segnet_jax.reporting.page.run_summary import RunSummary, integer, number
+
+_SHOWN = ("iou", "accuracy", "precision", "dice")  # fields of `ClassRow`, and keys of a result's `per_class`
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,9 @@ class ClassRow:
       name: name of the class.
       color: RGB; None if unknown.
       iou: IoU as a fraction; None without a score.
-      accuracy: accuracy as a fraction; None without a score.
+      accuracy: accuracy (recall) as a fraction; None without a score.
+      precision: precision as a fraction; None without a score.
+      dice: Dice coefficient as a fraction; None without a score.
       pixels: labeled pixels; None if unknown.
       fraction: fraction of all labeled pixels; None if unknown.
       remark: "absent", "lowest" or "".
@@ -28,6 +33,8 @@ class ClassRow:
     color: tuple[int, int, int] | None
     iou: float | None
     accuracy: float | None
+    precision: float | None
+    dice: float | None
     pixels: int | None
     fraction: float | None
     remark: str
@@ -38,9 +45,10 @@ def class_rows(run: RunSummary) -> list[ClassRow]:
     scored = run.chosen.scores if run.chosen else None
     colors = run.colors or (None,) * len(run.classes)
     if scored is not None:
+        columns = [scored.per_class[key] for key in _SHOWN]
         values = [
-            (number(float(iou)), number(float(accuracy)), int(pixels))
-            for iou, accuracy, pixels in zip(scored.iou, scored.accuracy, scored.pixels, strict=True)
+            (*(number(float(each)) for each in row), int(pixels))
+            for *row, pixels in zip(*columns, scored.pixels, strict=True)
         ]
     else:
         values = [_without_confusion(run, class_id) for class_id in range(len(run.classes))]
@@ -48,24 +56,24 @@ def class_rows(run: RunSummary) -> list[ClassRow]:
     lowest = min(present, key=lambda class_id: values[class_id][0]) if len(present) > 1 else None
     total = sum(pixels or 0 for *_, pixels in values)
     rows = []
-    for class_id, (iou, accuracy, pixels) in enumerate(values):
-        remark = "absent" if iou is None else "lowest" if class_id == lowest else ""
+    for class_id, (*shown, pixels) in enumerate(values):
+        remark = "absent" if shown[0] is None else "lowest" if class_id == lowest else ""
         fraction = pixels / total if pixels is not None and total else None
-        rows.append(ClassRow(run.classes[class_id], colors[class_id], iou, accuracy, pixels, fraction, remark))
+        rows.append(ClassRow(run.classes[class_id], colors[class_id], *shown, pixels, fraction, remark))
     return rows if present else []
 
 
-def _without_confusion(run: RunSummary, class_id: int) -> tuple[float | None, float | None, int | None]:
-    """Return IoU, accuracy and pixels of a class if no confusion matrix is stored."""
+def _without_confusion(run: RunSummary, class_id: int) -> tuple[float | int | None, ...]:
+    """Return the values of `_SHOWN` and the pixels of a class if no confusion matrix is stored."""
     per_class = run.result.get("per_class")
     if isinstance(per_class, dict) and len(per_class) == len(run.classes):
         row = list(per_class.values())[class_id]
         row = row if isinstance(row, dict) else {}
-        return number(row.get("iou")), number(row.get("accuracy")), integer(row.get("pixels"))
+        return *(number(row.get(key)) for key in _SHOWN), integer(row.get("pixels"))
     ious = run.chosen_row.get("iou")
     if isinstance(ious, dict) and len(ious) == len(run.classes):
-        return number(list(ious.values())[class_id]), None, None
-    return None, None, None
+        return number(list(ious.values())[class_id]), *[None] * len(_SHOWN)
+    return (None,) * (len(_SHOWN) + 1)
 
 
 def normalized_confusion(confusion: np.ndarray) -> np.ndarray:
@@ -89,9 +97,7 @@ def most_confused(confusion: np.ndarray, names: Sequence[str], max_pairs: int = 
 
 def confusion_csv(confusion: np.ndarray, names: Sequence[str]) -> str:
     """Format the counts as CSV, a row for each true class and a column for each predicted one."""
-    safe = [
-        f"'{name}" if name[:1] in "=+-@" else name for name in names
-    ]  # else a spreadsheet would run it as a formula
+    safe = list(map(safe_cell, names))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["true \\ predicted", *safe])

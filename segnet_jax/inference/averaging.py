@@ -1,0 +1,139 @@
+"""Average probabilities over views of an image (test-time augmentation) and over networks (ensembles)."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+
+from segnet_jax.inference.network import Network
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.nearest import nearest_hint
+
+TTA = Literal["none", "flip"]
+"""Test-time augmentation by flipping; scales are given separately."""
+
+MIN_SCALE, MAX_SCALE, MAX_SCALES = 0.25, 4.0, 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """The views of an image whose probabilities are averaged.
+
+    Attributes:
+      flip: whether each view is also segmented flipped left/right.
+      scales: factors of the image's size, one view each.
+    """
+
+    flip: bool = False
+    scales: tuple[float, ...] = (1.0,)
+
+    @classmethod
+    def of(cls, tta: TTA, scales: Sequence[float]) -> "Augmentation":
+        """Create from the flags.
+
+        Raises:
+          UserError: If the name is unknown, a scale is out of range or given twice, or there are too many or none.
+        """
+        known = get_args(TTA)
+        if tta not in known:
+            raise UserError(f"--tta must be one of {', '.join(known)}, got {tta!r}{nearest_hint(str(tta), known)}")
+        given = " ".join(f"{scale:g}" for scale in scales) or "none"
+        if not 1 <= len(scales) <= MAX_SCALES or not all(MIN_SCALE <= scale <= MAX_SCALE for scale in scales):
+            limits = f"1 to {MAX_SCALES} factors between {MIN_SCALE:g} and {MAX_SCALE:g}"
+            raise UserError(f"--tta-scales must be {limits}, got {given}")
+        if len(set(scales)) < len(scales):
+            raise UserError(f"--tta-scales must be different factors, got {given}")
+        return cls(tta == "flip", tuple(map(float, scales)))
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the image itself is the only view."""
+        return self == Augmentation()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings, JSON-serializable."""
+        return {"flip": self.flip, "scales": list(self.scales)}
+
+    def __str__(self) -> str:
+        scales = " ".join(f"{scale:g}" for scale in self.scales)
+        return f"--tta {'flip' if self.flip else 'none'} --tta-scales {scales}"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AveragedNetwork(Network):
+    """Networks whose probabilities are averaged over all views of an image.
+
+    The attributes of `Network` are those of the first member, except for `variables`: a tuple of those of all members.
+
+    Attributes:
+      members: the networks; they have the same classes and input size.
+      augmentation: the views of an image.
+    """
+
+    members: tuple[Network, ...] = ()
+    augmentation: Augmentation = Augmentation()
+
+    def forward(self, variables: tuple, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
+        """Compute the mean prediction in the form of logits, float32 [B,H,W,C]: see `log_mean`.
+
+        Args:
+          variables: variables of each member.
+          images: uint8 or float [B,H,W,3] RGB, 0..255.
+          keys: must be None, as dropout samples are not averaged over views.
+        """
+        assert keys is None, "dropout samples and averages of views exclude each other"
+        return log_mean(
+            [
+                logits
+                for member, own in zip(self.members, variables, strict=True)
+                for logits in _views(member, own, images, self.augmentation)
+            ]
+        )
+
+
+def average(members: Sequence[Network], augmentation: Augmentation) -> Network:
+    """Return a network that averages over members and views; the only member itself if there is nothing to average."""
+    first = members[0]
+    if len(members) == 1 and augmentation.is_off:
+        return first
+    fields = {item.name: getattr(first, item.name) for item in dataclasses.fields(Network)}
+    fields["variables"] = tuple(member.variables for member in members)
+    return AveragedNetwork(**fields, members=tuple(members), augmentation=augmentation)
+
+
+def log_mean(views: Sequence[jax.Array]) -> jax.Array:
+    """Return the logits whose softmax is the mean of the softmax of several logits, float32 [...,C] each.
+
+    Logits are determined up to a constant per pixel. The first ones are kept and corrected by the logarithm of the mean
+    of p_i / p_1, which is exactly 0 where all are equal: an average of equal logits is these logits, bit for bit.
+    """
+    if len(views) == 1:
+        return views[0]
+    logs = [jax.nn.log_softmax(logits) for logits in views]
+    ratios = jnp.stack([each - logs[0] for each in logs])
+    largest = ratios.max(axis=0)
+    return views[0] + (largest + jnp.log1p(jnp.expm1(ratios - largest[None]).mean(axis=0)))
+
+
+def _views(network: Network, variables: Any, images: jax.Array, augmentation: Augmentation) -> list[jax.Array]:
+    """Return the logits of each view, float32 [B,H,W,C], brought back to the image's orientation and size."""
+    size, views = images.shape[1:3], []
+    for scale in augmentation.scales:
+        scaled = images
+        if scale != 1:
+            scaled_size = tuple(max(1, round(scale * length)) for length in size)
+            scaled = _resize(images.astype(jnp.float32), scaled_size, antialias=True)  # as training resizes images
+        for flipped in (False, True) if augmentation.flip else (False,):
+            logits = network.forward(variables, scaled[:, :, ::-1] if flipped else scaled)
+            logits = logits[:, :, ::-1] if flipped else logits
+            views.append(_resize(logits, size, antialias=False))
+    return views
+
+
+def _resize(arrays: jax.Array, size: tuple[int, ...], *, antialias: bool) -> jax.Array:
+    """Resize [B,h,w,C] bilinearly to [B,*size,C], with the pixels' centers aligned as in PyTorch and Pillow."""
+    if arrays.shape[1:3] == size:
+        return arrays
+    return jax.image.resize(arrays, (len(arrays), *size, arrays.shape[-1]), "linear", antialias=antialias)

@@ -1,0 +1,50 @@
+"""CSV files for spreadsheets: the scores of each image."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from segnet_jax.metrics.confusion import scores
+from segnet_jax.reporting.evaluations import Images
+
+_COLUMNS = ("image", "pixels", "accuracy", "mIoU")
+
+
+def safe_cell(text: str) -> str:
+    """Return a name as a cell's text; one that a spreadsheet would run as a formula gets an apostrophe."""
+    return f"'{text}" if text[:1] in "=+-@" else text
+
+
+def image_scores_csv(images: Images, class_names: Sequence[str]) -> str:
+    """Format the scores of each image as CSV, fractions 0..1.
+
+    The columns are the image's name, its labeled pixels, the fraction of them predicted correctly, the mean IoU over
+    the classes present in its label, and the IoU of each class; a cell is empty where the class is not present.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*_COLUMNS, *(f"IoU {name}" for name in class_names)])
+    for name, confusion in zip(images.names, images.confusions, strict=True):
+        writer.writerow([safe_cell(name), int(confusion.sum()), *map(_cell, _values(confusion))])
+    return buffer.getvalue()
+
+
+def _values(confusion: np.ndarray) -> list[float]:
+    """Return accuracy, mean IoU and the IoU of each class of one image; NaN where there is none."""
+    if not confusion.any():
+        return [math.nan] * (2 + len(confusion))
+    found = scores(confusion)
+    return [found.global_accuracy, found.miou, *found.iou.tolist()]
+
+
+def _cell(value: float) -> str:
+    return f"{value:.6f}" if math.isfinite(value) else ""
+
+
+def is_image_scores(head: bytes) -> bool:
+    """Return whether a file that begins with `head` was written as `image_scores_csv`."""
+    start = ",".join(_COLUMNS).encode()
+    return head.startswith((start + b",IoU ", start + b',"IoU '))

@@ -1,0 +1,113 @@
+"""K-fold cross-validation (`train --folds K`): one run per fold in a common folder, and their table."""
+
+import dataclasses
+import logging
+import os
+import pathlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from segnet_jax.config.differences import differences
+from segnet_jax.config.fields import Config
+from segnet_jax.config.files import is_run, read_run
+from segnet_jax.metrics.table import METRICS
+from segnet_jax.reporting.tables import print_folds
+from segnet_jax.runs.find_run import name_of
+from segnet_jax.runs.run_folder import RESULT_FILE
+from segnet_jax.system import confined
+from segnet_jax.system.console import echo
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import atomic_write_json
+
+logger = logging.getLogger(__name__)
+
+FOLDS_FILE = "folds.json"
+
+
+def cross_validate(config: Config, train: Callable[[Config], None]) -> pathlib.Path:
+    """Train one run per fold, each resumed if it was interrupted, and write and print the table of their scores.
+
+    Args:
+      config: config with `folds`; its `run` may name the common folder.
+      train: trains with a config that names run and fold, or resumes that run.
+
+    Returns:
+      The common folder, with the runs `fold-1` to `fold-K` and `folds.json`.
+
+    Raises:
+      UserError: If the config, the data or the folder are wrong.
+      ExitError: If a training ends early; the same command continues there.
+    """
+    if config.coordinator:
+        raise UserError("--folds trains in one process, got --coordinator: start each fold by itself with --fold N")
+    folder = _common_folder(config)
+    runs = [folder / f"fold-{fold}" for fold in range(1, config.folds + 1)]
+    for fold, run in enumerate(runs, 1):
+        logger.info(f"fold     {fold} of {config.folds}: {run}")
+        train(dataclasses.replace(config, run=str(run), fold=fold))
+    unfinished = [run.name for run in runs if not confined.is_file(run, RESULT_FILE)]
+    if unfinished:  # --max-steps
+        logger.info(f"{folder}: {len(unfinished)} of {config.folds} folds are not finished; no table yet")
+        return folder
+    table = summarize_folds({run.name: confined.read_json(run, RESULT_FILE) for run in runs})
+    atomic_write_json(folder / FOLDS_FILE, table)
+    print_folds(table)
+    echo(f"each fold validates once, on images that its run did not train on; see {folder}")
+    return folder
+
+
+def summarize_folds(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the scores of each fold, with their mean and sample standard deviation, JSON-serializable.
+
+    Args:
+      results: name of the run -> its `result.json`.
+    """
+    keys = [key for key in METRICS if all(key in result for result in results.values())]
+    rows = {
+        name: {"num_images": result["num_images"], "step": result["step"], **{key: result[key] for key in keys}}
+        for name, result in results.items()
+    }
+    classes = next(iter(results.values()))["per_class"]
+    ious = {name: [result["per_class"][name]["iou"] for result in results.values()] for name in classes}
+    return {
+        "folds": rows,
+        **_mean_and_deviation({key: [row[key] for row in rows.values()] for key in keys}),
+        "iou": _mean_and_deviation(ious),
+    }
+
+
+def _mean_and_deviation(values: dict[str, list[float | None]]) -> dict[str, dict[str, float | None]]:
+    """Return the mean and the sample standard deviation of each list over its numbers; None where undefined."""
+    found = {key: np.array([each for each in row if each is not None], np.float64) for key, row in values.items()}
+    return {
+        "mean": {key: float(row.mean()) if len(row) else None for key, row in found.items()},
+        "deviation": {key: float(row.std(ddof=1)) if len(row) > 1 else None for key, row in found.items()},
+    }
+
+
+def _common_folder(config: Config) -> pathlib.Path:
+    """Return `--run`, the newest unfinished runs/NAME-folds-NUMBER of the same command, or the next free one.
+
+    Raises:
+      UserError: If the folder contains a run of its own or other files.
+    """
+    if config.run:
+        folder = pathlib.Path(config.run)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file: choose another --run")
+        names = os.listdir(folder) if folder.is_dir() else ()
+        if is_run(folder) or any(not re.fullmatch(r"fold-\d+|folds\.json|\..*", name) for name in names):
+            raise UserError(f"{folder} contains other files than folds: choose another --run, nothing is overwritten")
+        return folder
+    prefix, number = pathlib.Path("runs") / f"{name_of(config)}-folds", 1
+    while (folder := pathlib.Path(f"{prefix}-{number}")).exists():
+        first = folder / "fold-1"
+        is_open = is_run(first) and not os.path.lexists(folder / FOLDS_FILE)
+        if is_open and not differences(read_run(first), dataclasses.replace(config, fold=1)):
+            logger.info(f"resuming {folder}, unfinished folds of the same command (use --run FOLDER to start new ones)")
+            return folder
+        number += 1
+    return folder

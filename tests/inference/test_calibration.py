@@ -1,0 +1,96 @@
+"""Test `evaluate --calibrate` against numpy and scipy, and its use by `predict`."""
+
+import json
+
+import numpy as np
+import pytest
+from made_runs import make_run
+from PIL import Image
+from scipy.optimize import minimize_scalar
+
+import segnet_jax
+from segnet_jax import evaluate, predict
+from segnet_jax.config.flags import parse_flags
+from segnet_jax.constants import VOID
+from segnet_jax.inference.averaging import Augmentation
+from segnet_jax.inference.temperature import read_temperature
+from segnet_jax.runs.dataset import open_data
+from segnet_jax.system.errors import UserError
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+def calibrate(run, *flags):
+    words = list(map(str, (run, "--calibrate", "--no-boundary", *flags)))
+    assert evaluate.evaluate(parse_flags(evaluate.EvaluateOptions, words, prog="p", description="")) == 0
+    return json.loads((run / "calibration.json").read_text())
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def calibration_error(logits, label, temperature):
+    """Return the expected calibration error over 15 bins, Guo et al. 2017, equation 5."""
+    probabilities = np.exp(log_softmax(logits / temperature))
+    confidence, right = probabilities.max(axis=-1), logits.argmax(axis=-1) == label
+    bins = np.minimum((15 * confidence).astype(int), 14)
+    gaps = [abs(right[bins == i].sum() - confidence[bins == i].sum()) for i in range(15)]
+    return sum(gaps) / len(label)
+
+
+def test_the_temperature_is_fitted_on_all_labeled_pixels_and_used_by_predict(run, tmp_path, capsys):
+    network = segnet_jax.load(run)
+    split = open_data(network.config).splits["val"]
+    images, labels = map(np.stack, zip(*map(split.read, range(len(split))), strict=True))
+    logits = np.asarray(network.logits(images), np.float64)
+    known, flat = labels != VOID, logits[labels != VOID]
+
+    def nll(temperature):
+        return -np.take_along_axis(log_softmax(flat / temperature), labels[known][:, None].astype(int), -1).mean()
+
+    found = calibrate(run, "--devices", 1)
+    best = minimize_scalar(nll, bounds=(0.05, 20), method="bounded", options={"xatol": 1e-8}).x
+    assert found["temperature"] == pytest.approx(best, rel=1e-3) and abs(best - 1) > 0.1
+    for when, temperature in (("before", 1.0), ("after", found["temperature"])):
+        assert found["nll"][when] == pytest.approx(nll(temperature), rel=1e-4)
+        expected = calibration_error(flat, labels[known], temperature)
+        assert found["calibration_error"][when] == pytest.approx(expected, abs=2e-4)
+    assert found["nll"]["after"] < found["nll"]["before"] and found["split"] == "val" and found["step"] == 7
+    eight = calibrate(run, "--devices", 8, "--batch-size-per-device", 1)
+    assert eight["temperature"] == pytest.approx(found["temperature"], rel=1e-5)
+    assert "temperature" in capsys.readouterr().out
+
+    Image.fromarray(images[0]).save(tmp_path / "a.png")
+    (tmp_path / "plain").mkdir()
+    for folder in ("calibrated", "plain"):
+        flags = [run, tmp_path / "a.png", "--out", tmp_path / folder, "--confidence"]
+        flags += ["--json", tmp_path / f"{folder}.json"]
+        predict.predict(parse_flags(predict.PredictOptions, list(map(str, flags)), prog="p", description=""))
+        (run / "calibration.json").unlink(missing_ok=True)
+    one, other = (np.asarray(Image.open(tmp_path / folder / "a.png")) for folder in ("calibrated", "plain"))
+    assert np.array_equal(one, other)
+    confidence = np.asarray(Image.open(tmp_path / "calibrated/a_confidence.png")) / 255
+    assert np.abs(confidence - np.exp(log_softmax(logits[0] / eight["temperature"])).max(axis=-1)).max() < 0.0025
+    assert json.loads((tmp_path / "calibrated.json").read_text())["temperature"] == eight["temperature"]
+    assert "temperature" not in json.loads((tmp_path / "plain.json").read_text())
+
+
+def test_a_calibration_of_another_checkpoint_or_other_views_is_not_used(run, logged):
+    stored = {"temperature": 2.5, "step": 7, "tta": Augmentation().as_json()}
+    (run / "calibration.json").write_text(json.dumps(stored))
+    assert read_temperature(run, 7, Augmentation()) == 2.5
+    assert read_temperature(run, 8, Augmentation()) == 1
+    assert read_temperature(run, 7, Augmentation(flip=True)) == 1
+    assert len([line for line in logged if "the confidence is not calibrated" in line]) == 2
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"temperature": 0}', '{"temperature": 1e9, "step": 7, "tta": {}}'])
+def test_a_damaged_calibration_is_named(run, content):
+    (run / "calibration.json").write_text(content)
+    with pytest.raises(UserError, match="calibration.json is damaged: run evaluate --calibrate again, or delete it"):
+        read_temperature(run, 7, Augmentation())
