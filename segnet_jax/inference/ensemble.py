@@ -17,12 +17,6 @@ logger = logging.getLogger(__name__)
 _SPLIT_FIELDS = ("split_rule", "leave_out", "leave_out_train", "val_fraction", "folds", "fold")
 # Fields of the config that determine the network's input.
 _INPUT_FIELDS = ("image_size", "fit", "image_range", "channels", "image_bits")
-    "image_size",
-    "fit",
-    "image_range",
-    "channels",
-    "image_bits",
-)  # of the config, which determine the network's input
 
 
 def open_others(

@@ -101,20 +101,21 @@ def blur(image: Any, kernel: Any, xp: ModuleType) -> Any:
     """Convolve the rows, then the columns, of each channel with a kernel; pixels at the edge are repeated outside.
 
     Args:
-      image: uint8 [H,W,3].
+      image: uint8 or uint16 [H,W,C].
       kernel: int32 [K], K odd, not negative, with the sum 2^14.
       xp: numpy or jax.numpy.
 
     Returns:
-      uint8 [H,W,3].
+      The same type and shape.
     """
     reach, wide = len(kernel) // 2, image.astype(xp.int32)
-    for axis, bits in enumerate((KERNEL_BITS - 8, KERNEL_BITS + 8)):  # in between, values have 8 bits of a fraction
+    fraction = 8 if image.dtype == xp.uint8 else 0  # bits of the values between the two passes; 31 bits are enough
+    for axis, bits in enumerate((KERNEL_BITS - fraction, KERNEL_BITS + fraction)):
         padded = xp.pad(wide, [(reach * (other == axis),) * 2 for other in range(3)], mode="edge")
         size = image.shape[axis]
         parts = [padded[k : k + size] if axis == 0 else padded[:, k : k + size] for k in range(len(kernel))]
         wide = (sum(kernel[k] * part for k, part in enumerate(parts)) + (1 << bits - 1)) >> bits
-    return wide.astype(xp.uint8)
+    return wide.astype(image.dtype)
 
 
 def resample(image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: ModuleType) -> tuple[Any, Any]:
@@ -181,7 +182,7 @@ def warp(image: Any, label: Any, matrix: Any, xp: ModuleType) -> tuple[Any, Any]
     """Apply a linear map about the middle, within the same frame.
 
     Args:
-      image: uint8 [H,W,3].
+      image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W], up to 2^14 each way.
       matrix: int32 [4], in 2^-14: y from y, y from x, x from y and x from x, from an output pixel to its source. The
         absolute values of a row add up to less than 3.
@@ -204,14 +205,14 @@ def sample_at(image: Any, label: Any, at_y: Any, at_x: Any, xp: ModuleType) -> t
     The image is interpolated bilinearly with 8-bit weights; the label takes the nearest pixel.
 
     Args:
-      image: uint8 [H,W,3].
+      image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W].
       at_y: int32 [h,w], rows in 2^-14; those of pixel centers are whole.
       at_x: int32 [h,w], columns likewise.
       xp: numpy or jax.numpy.
 
     Returns:
-      uint8 [h,w,3] and uint8 [h,w].
+      The image's type [h,w,C], and uint8 [h,w].
     """
     height, width = label.shape
 
@@ -220,17 +221,18 @@ def sample_at(image: Any, label: Any, at_y: Any, at_x: Any, xp: ModuleType) -> t
         return xp.take(array.reshape(height * width, *array.shape[2:]), index, axis=0, mode="clip")
 
     top, left = at_y >> PIXEL_BITS, at_x >> PIXEL_BITS
-    weight_y, weight_x = (((at >> (PIXEL_BITS - 8)) & 255)[..., None] for at in (at_y, at_x))
+    dtype = xp.int32 if image.dtype == xp.uint8 else xp.uint32  # 16 bits and two weights of 8: 32 bits
+    weight_y, weight_x = (((at >> (PIXEL_BITS - 8)) & 255)[..., None].astype(dtype) for at in (at_y, at_x))
 
     def row(y):
-        one, other = (pixels(image, y, x).astype(xp.int32) for x in (left, left + 1))
+        one, other = (pixels(image, y, x).astype(dtype) for x in (left, left + 1))
         return one * (256 - weight_x) + other * weight_x
 
     mixed = (row(top) * (256 - weight_y) + row(top + 1) * weight_y + (1 << 15)) >> 16
     y, x = ((at + PIXEL // 2) >> PIXEL_BITS for at in (at_y, at_x))  # the nearest pixel
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     return (
-        xp.where(inside[..., None], mixed, 0).astype(xp.uint8),
+        xp.where(inside[..., None], mixed, 0).astype(image.dtype),
         xp.where(inside, pixels(label, y, x), VOID).astype(xp.uint8),
     )
 

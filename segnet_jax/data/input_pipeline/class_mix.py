@@ -15,9 +15,9 @@ def class_mix(image: Any, label: Any, other_image: Any, other_label: Any, seed: 
     Void pixels of the other image are not pasted. Pasted on itself, an image does not change.
 
     Args:
-      image: uint8 [H,W,3].
+      image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W].
-      other_image: uint8 [H,W,3].
+      other_image: of the same type and shape.
       other_label: uint8 [H,W].
       seed: int32, for `choose_classes`.
       xp: numpy or jax.numpy.
