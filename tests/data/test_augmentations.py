@@ -55,9 +55,8 @@ def test_rotation_and_shear_are_scipys(rotation, shear):
     found, known = by_both(warp, image, label, matrix_of(rotation, shear))
     a, t = np.deg2rad(rotation), np.tan(np.deg2rad(shear))
     turn = np.array([[np.cos(a), -np.sin(a)], [np.sin(a), np.cos(a)]])  # of (y, x), y downward: counterclockwise
-    inverse = np.linalg.inv(
-        turn @ np.array([[1, 0], [t, 1]])
-    )  # first the shear, which moves what is below to the right
+    sheared = np.array([[1, 0], [t, 1]])  # first the shear, which moves what is below to the right
+    inverse = np.linalg.inv(turn @ sheared)
     middle = np.array([(height - 1) / 2, (width - 1) / 2])
     y, x = np.mgrid[:height, :width]
     at = np.einsum("ij,jyx->iyx", inverse, np.stack([y, x]) - middle[:, None, None]) + middle[:, None, None]
@@ -109,6 +108,24 @@ def test_blur_is_scipys(deviation):
         return
     expected = ndimage.gaussian_filter(image.astype(float), (deviation, deviation, 0), mode="nearest", radius=9)
     assert abs(found - expected).max() < 0.6
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_of_16_bits_are_blurred_and_turned_as_those_of_8_bits(channels):
+    rng = np.random.default_rng(3)
+    deep = rng.integers(0, 2**16, (19, 26, channels)).astype(np.uint16)
+    deep[4:9, 3:12] = 2**16 - 1  # where 32 bits would overflow first
+    deep[12:, :5] = 0
+    kernel = _kernels(np.array([1.5]), 9)[0].astype(np.int32)
+    found = by_both(blur, deep, kernel)
+    expected = ndimage.gaussian_filter(deep.astype(float), (1.5, 1.5, 0), mode="nearest", radius=9)
+    assert found.dtype == np.uint16 and abs(found - expected).max() < 6  # of 65535: the kernel has 14 bits
+
+    label = np.zeros(deep.shape[:2], np.uint8)
+    turned, _ = by_both(warp, deep, label, matrix_of(25.0, 10.0))
+    shallow, _ = by_both(warp, (deep >> 8).astype(np.uint8), label, matrix_of(25.0, 10.0))
+    assert turned.dtype == np.uint16 and turned.max() == 2**16 - 1
+    assert abs(turned / 256 - shallow).max() < 2
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5)])
