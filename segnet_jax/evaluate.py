@@ -249,7 +249,7 @@ def _evaluate(subject: Subject, samples: CachedSplit | None) -> EvaluationResult
 def _write_csv(path: str, evaluated: EvaluationResult, class_names: Sequence[str]) -> None:
     if evaluated.by_image is None:
         raise UserError("--csv is not possible for so many images and classes; the scores above are complete")
-    atomic_write_text(path, image_scores_csv(evaluated.by_image, class_names))
+    atomic_write_text(path, image_scores_csv(evaluated.by_image.names, evaluated.by_image.confusions, class_names))
 
 
 def _print(subject: Subject, evaluated: EvaluationResult, image_summary: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.reporting.evaluations import Images
 
 _COLUMNS = ("image", "pixels", "accuracy", "mIoU")
 
@@ -18,7 +17,7 @@ def safe_cell(text: str) -> str:
     return f"'{text}" if text[:1] in "=+-@" else text
 
 
-def image_scores_csv(images: Images, class_names: Sequence[str]) -> str:
+def image_scores_csv(names: Sequence[str], confusions: np.ndarray, class_names: Sequence[str]) -> str:
     """Format the scores of each image as CSV, fractions 0..1.
 
     The columns are the image's name, its labeled pixels, the fraction of them predicted correctly, the mean IoU over
@@ -27,7 +26,7 @@ def image_scores_csv(images: Images, class_names: Sequence[str]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*_COLUMNS, *(f"IoU {name}" for name in class_names)])
-    for name, confusion in zip(images.names, images.confusions, strict=True):
+    for name, confusion in zip(names, confusions, strict=True):
         writer.writerow([safe_cell(name), int(confusion.sum()), *map(_cell, _values(confusion))])
     return buffer.getvalue()
 

@@ -158,7 +158,7 @@ def checkpoints_of(folder: pathlib.Path, config: Config, devices: Devices, hosts
     return Checkpoints(folder / "checkpoints", devices, broadcast=partial(hosts.broadcast, "checkpoint"), **settings)
 
 
-def read_meta(checkpoints: Checkpoints, step: int, setup: Setup, folder: pathlib.Path) -> dict[str, Any]:
+def meta_to_resume(checkpoints: Checkpoints, step: int, setup: Setup, folder: pathlib.Path) -> dict[str, Any]:
     """Return the metadata of the newest checkpoint, after a check that training may resume from it with this setup.
 
     Raises:

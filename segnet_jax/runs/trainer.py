@@ -110,7 +110,7 @@ class Trainer:
             if self.resumed is None:
                 outcome.check_never_saved(self.folder, config, setup.sampler.steps_per_epoch)
         if self.resumed is not None:
-            meta = session.read_meta(self.checkpoints, self.resumed, setup, self.folder)
+            meta = session.meta_to_resume(self.checkpoints, self.resumed, setup, self.folder)
             if session.is_complete(setup, self.folder, self.resumed, meta):
                 return False
             meta["best"] = session.best_intact(self.checkpoints, self.resumed, meta, config.best_metric)

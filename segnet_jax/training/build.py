@@ -54,9 +54,8 @@ def build_model(config: Config, num_classes: int, precision: str, own: OwnObject
             f"the network of this run was given from Python ({name}), which a command cannot import: use "
             "segnet_jax.load(RUN, model=...), or segnet_jax.evaluate(RUN, model=...)"
         )
-    settings = {item.name: getattr(config, item.name) for item in dataclasses.fields(config)}
-    settings |= {"num_classes": num_classes, "dtype": DTYPES[precision]}
-    settings |= {"sync_axis": AXIS if config.sync_batch_norm else None}
+    settings = vars(config) | {"frozen_stages": config.frozen_stages, "num_classes": num_classes}
+    settings |= {"sync_axis": AXIS if config.sync_batch_norm else None, "dtype": DTYPES[precision]}
     if own.model is not None:
         return build_own_network(own.model, settings)
     network = network_of(config.network)

@@ -63,7 +63,9 @@ def test_each_command_is_a_module_whose_main_takes_nothing(name):
 
 def test_no_command_is_left_out():
     """Check that each module that ends with `run_command` is a command of the script."""
-    run = {path.stem for path in (ROOT / "segnet_jax").glob("*.py") if "\n    run_command(main)" in path.read_text()}
+    modules = [*(ROOT / "segnet_jax").glob("*.py"), *(ROOT / "segnet_jax").glob("*/__main__.py")]
+    commands = [path for path in modules if "\n    run_command(main)" in path.read_text()]
+    run = {path.parent.name if path.stem == "__main__" else path.stem for path in commands}
     assert run == script.commands().keys()
 
 

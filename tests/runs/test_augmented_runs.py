@@ -56,8 +56,8 @@ def test_python_takes_a_function_and_a_name(monkeypatch, tmp_path):
     made = []
 
     class Recorder:
-        def __init__(self, config, own):
-            made.append((config, own))
+        def __init__(self, config, own, callbacks):
+            made.append((config, own.augment))
             self.folder = tmp_path
 
         def run(self):

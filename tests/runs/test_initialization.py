@@ -410,7 +410,7 @@ def test_an_export_that_is_not_whole_or_does_not_say_what_it_is_is_refused(expor
 
 
 def test_an_export_says_of_the_network_all_that_must_fit():
-    assert set(FITTING) <= set(export.NETWORK_FIELDS)
+    assert set(FITTING) <= {*export.NETWORK_FIELDS, *export.READING_FIELDS}
 
 
 def test_a_cut_off_export_is_refused(exported, tmp_path):

@@ -363,6 +363,8 @@ OF_A_START = {
     "resume": "false",
     "override": "true",
     "max_steps": "1",
+    "profile": "5",
+    "logger": '["wandb"]',
 }
 
 

@@ -4,12 +4,11 @@ import contextlib
 import os
 import pathlib
 import re
+import struct
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-
-from PIL import Image
 
 
 class TensorBoardLogger:
@@ -59,9 +58,9 @@ class TensorBoardLogger:
         """Write a PNG file."""
         from tensorboardX.proto.summary_pb2 import Summary
 
-        with Image.open(path) as opened:
-            width, height = opened.size
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=path.read_bytes())
+        content = path.read_bytes()
+        width, height = struct.unpack(">II", content[16:24])  # of a PNG file's header
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
         self._write(Summary(value=[Summary.Value(tag=name, image=image)]), step)
 
     def close(self) -> None:
