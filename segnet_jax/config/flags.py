@@ -13,7 +13,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import protocol_summaries, read_config, read_protocol, read_run
 from segnet_jax.config.help import help_text
 from segnet_jax.config.options import CONFIG_FLAG, Flag, flags_of, with_own
-from segnet_jax.config.spelling import check_spelling
+from segnet_jax.config.spelling import check_spelling, with_unions_last
 from segnet_jax.system import logs
 from segnet_jax.system.called import as_called
 from segnet_jax.system.errors import UserError
@@ -116,7 +116,7 @@ def parse_flags(
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-            return tyro.cli(kind, args=list(args), prog=called, default=default, add_help=False)
+            return tyro.cli(kind, args=with_unions_last(args, flags), prog=called, default=default, add_help=False)
     except SystemExit:
         raise UserError(f"{_message(printed.getvalue())} (see {as_called(f'{called} --help')})") from None
 

@@ -1,5 +1,6 @@
 """Check the flags of a command line before they are parsed: their names, and the number and kind of their values."""
 
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 
@@ -9,6 +10,7 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.nearest import nearest_hint
 
 _FLAG = re.compile(r"--?[A-Za-z][\w-]*")
+_WORDS_OR_NUMBERS = re.compile(r"\{([\w,-]+)\} \| (.+)")  # a metavar
 _SIZE = re.compile(r"(\d+)\s*[xX*,×]\s*(\d+)")
 
 
@@ -51,6 +53,36 @@ def check_spelling(args: Sequence[str], flags: Sequence[Flag], command: str) -> 
         _check_words(words, flags, command)
 
 
+def with_unions_last(args: Sequence[str], flags: Sequence[Flag]) -> list[str]:
+    """Move each flag that takes a word or numbers to the end, where the parser cannot take later words for its values.
+
+    Args:
+      args: the arguments, after `check_spelling`.
+      flags: the flags of the command.
+    """
+    unions = {flag.option: flag for flag in flags if _WORDS_OR_NUMBERS.fullmatch(flag.metavar)}
+    first, last = [], []
+    for option, values in _split(args):
+        name, equals, value = option.partition("=")
+        if name in unions:
+            values = [value, *values] if equals else values
+            count = _union_values(unions[name], values)
+            last += [name, *values[:count]]
+            first += values[count:]
+        else:
+            first += [option, *values] if option else values
+    return first + last
+
+
+def _union_values(flag: Flag, values: Sequence[str]) -> int:
+    """Return how many of the words after a flag are its values: one of its words, or its numbers; 0 if neither."""
+    union = _WORDS_OR_NUMBERS.fullmatch(flag.metavar)
+    if values and values[0] in union[1].split(","):
+        return 1
+    count = len(union[2].split())
+    return count if len(values) >= count and all(_is_number(each, int) for each in values[:count]) else 0
+
+
 def _split(args: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
     """Yield each flag with the words up to the next one; "" for the words before the first."""
     option, values = "", []
@@ -74,6 +106,11 @@ def _check_values(flag: Flag, values: Sequence[str]) -> None:
     if flag.arity is not None and len(values) < flag.arity:
         expected = f"{flag.arity} values, {flag.metavar}" if flag.arity > 1 else f"a value, {_meaning(flag)}"
         raise UserError(f"{flag.option} needs {expected}, got {' '.join(values) or 'none'}")
+    if values and (union := _WORDS_OR_NUMBERS.fullmatch(flag.metavar)) and not _union_values(flag, values):
+        words = union[1].split(",")
+        given = [values[0], *itertools.takewhile(lambda each: _is_number(each, int), values[1:2])]
+        hint = nearest_hint(values[0], words)
+        raise UserError(f"{flag.option} must be {', '.join(words)} or {union[2]}, got {' '.join(given)}{hint}")
     for value in values:
         if flag.choices and value not in flag.choices:
             hint = nearest_hint(value, flag.choices)

@@ -19,6 +19,7 @@ import segnet_jax
 from segnet_jax import predict as command
 from segnet_jax.config import files
 from segnet_jax.config.fields import Config
+from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.fit import fit_sample
@@ -29,6 +30,7 @@ from segnet_jax.inference.predictor import Predictor, Sizing
 from segnet_jax.reporting import prediction_files
 from segnet_jax.reporting.class_key import add_class_key
 from segnet_jax.system.command import run_command
+from segnet_jax.system.errors import UserError
 from segnet_jax.training.restored import restore
 
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
@@ -563,3 +565,36 @@ def test_a_very_wide_picture_has_an_overlay_too():
 
 def test_the_config_s_fit_is_followed_where_it_has_one():
     assert Sizing.of(Config(), "trained", (0, 0), 64).fit == getattr(Config(), "fit", "stretch")
+
+
+@pytest.mark.parametrize(
+    "words, size",
+    [
+        (["--size", "native", "RUN", "PHOTO"], "native"),
+        (["--size=native", "RUN", "PHOTO"], "native"),
+        (["RUN", "--size", "24", "32", "PHOTO"], (24, 32)),
+        (["RUN", "PHOTO", "--size", "trained"], "trained"),
+    ],
+    ids=str,
+)
+def test_the_size_may_stand_before_the_run_and_the_images(words, size):
+    options = parse_flags(command.PredictOptions, words, prog="segnet_jax.predict", description="")
+    assert (options.size, options.run, options.paths) == (size, "RUN", ("PHOTO",))
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (
+            ["--size", "natve", "RUN", "PHOTO"],
+            "--size must be trained, native or HEIGHT WIDTH, got natve; nearest: native",
+        ),
+        (["RUN", "PHOTO", "--size", "5"], "--size must be trained, native or HEIGHT WIDTH, got 5"),
+        (["--size", "5", "RUN", "PHOTO"], "--size must be trained, native or HEIGHT WIDTH, got 5"),
+    ],
+    ids=str,
+)
+def test_a_wrong_size_is_one_line(words, message):
+    with pytest.raises(UserError) as error:
+        parse_flags(command.PredictOptions, words, prog="segnet_jax.predict", description="")
+    assert str(error.value) == f"--size must be trained, native or HEIGHT WIDTH, {message}"

@@ -10,6 +10,7 @@ from segnet_jax.config.files import CONFIG_FILE, read_run
 from segnet_jax.config.flags import parse_config
 from segnet_jax.config.options import Flag
 from segnet_jax.system.errors import UserError
+from segnet_jax.system.nearest import nearest_hint
 from segnet_jax.training.own_network import import_given
 
 LOWER_FLAGS = (
@@ -60,4 +61,5 @@ def check_choices(flag: str, given: Sequence[str], choices: Sequence[str]) -> No
       UserError: If a value is not among the choices.
     """
     if unknown := [name for name in given if name not in choices]:
-        raise UserError(f"--{flag} must be from {', '.join(choices)}, got {' '.join(unknown)}")
+        hint = nearest_hint(unknown[0], choices)
+        raise UserError(f"--{flag} must be from {', '.join(choices)}, got {' '.join(unknown)}{hint}")
