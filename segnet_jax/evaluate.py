@@ -12,7 +12,7 @@ import tyro
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
-from segnet_jax.config.options import File, Folder, ImageSize, NumDevices, RunFolder, RunFolders
+from segnet_jax.config.options import CustomNetwork, File, Folder, ImageSize, NumDevices, RunFolder, RunFolders
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.inference.averaging import TTA, Augmentation
 from segnet_jax.inference.ensemble import open_others, warn_of_other_splits
@@ -58,7 +58,8 @@ class EvaluateOptions:
     split: Literal["train", "val", "test"] = "val"  # split to evaluate
     data: Folder = ""  # dataset folder; default: the one that the run was trained on
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
-    network: str = ""  # own network that the run was trained with, MODULE:CLASS, which is imported only if named here
+    # custom network that the run was trained with; it is imported only if it is named here
+    network: CustomNetwork = ""
     batch_norm: Literal["run", "running", "recompute"] = "run"  # BatchNorm statistics to use; run: as the run's config
     ema: bool = True  # use the averaged (EMA or SWA) parameters if the run has them
     samples: int = 0  # also evaluate the mean of this many dropout samples (Bayesian SegNet), with its uncertainty

@@ -16,7 +16,7 @@ import tyro
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
-from segnet_jax.config.options import File, Folder, ImageSize, RunFolder
+from segnet_jax.config.options import CustomNetwork, File, Folder, ImageSize, RunFolder
 from segnet_jax.constants import RGB, Pixels
 from segnet_jax.data.dataset import evenly_spaced
 from segnet_jax.data.input_pipeline.cache import streamed
@@ -75,7 +75,8 @@ class ExportOptions:
     format: tuple[Format, ...] = ("stablehlo",)  # formats to write
     out: Folder = ""  # output folder; default: RUN/export
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
-    network: str = ""  # own network that the run was trained with, MODULE:CLASS, which is imported only if named here
+    # custom network that the run was trained with; it is imported only if it is named here
+    network: CustomNetwork = ""
     size: ImageSize = (0, 0)  # with --format onnx: height and width of a file of fixed size; 0 0: any size
     data: Folder = ""  # dataset for the comparison, such as "synthetic"; default: the one that the run was trained on
     images: int = 3  # number of validation images to compare on

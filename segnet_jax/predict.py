@@ -19,7 +19,7 @@ import tyro
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import is_run
 from segnet_jax.config.flags import parse_flags
-from segnet_jax.config.options import File, Folder, ImageSize, NumDevices, RunFolder, Section
+from segnet_jax.config.options import CustomNetwork, File, Folder, ImageSize, NumDevices, RunFolder, Section
 from segnet_jax.constants import RGB, VOID
 from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
@@ -90,7 +90,8 @@ class PredictOptions:
     labels: Folder = ""  # folder with labels of the images: print scores and write NAME_errors.png
     void: int = -1  # label value of void; -1: as the run reads labels
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
-    network: str = ""  # own network that the run was trained with, MODULE:CLASS, which is imported only if named here
+    # custom network that the run was trained with; it is imported only if it is named here
+    network: CustomNetwork = ""
     samples: int = 0  # predict the mean of this many dropout samples (Bayesian SegNet); 0: no sampling
     # with --samples, also write NAME_entropy.png, NAME_information.png and NAME_variance.png, 0..255
     uncertainty: bool = False

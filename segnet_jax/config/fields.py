@@ -112,11 +112,11 @@ class Config:
     crop: ImageSize = field(default=(0, 0), metadata=OVERRIDE)
     # probability of pasting half of the classes of another training image (ClassMix), for few images
     class_mix: float = field(default=0.0, metadata=OVERRIDE)
-    # own JAX function of image [B,H,W,3], label [B,H,W] and keys [B] that returns image and label
+    # custom augmentation: a JAX function of image [B,H,W,C], label [B,H,W] and keys [B] that returns image and label
     augment: Annotated[str, arg(metavar="MODULE:FUNCTION")] = field(default="", metadata=OVERRIDE)
 
     # network
-    # segnet; segnet-basic: the paper's small one; unet: U-Net on its encoder; or own code, MODULE:CLASS
+    # segnet, segnet-basic (the paper's small network), unet (on SegNet's encoder), or MODULE:CLASS, a custom network
     network: NetworkName = "segnet"
     encoder: Literal["vgg16", "vgg19"] = "vgg16"  # encoder architecture; the decoder mirrors it
     depth: int = 5  # number of encoder stages, 1 to 5
@@ -125,7 +125,7 @@ class Config:
     stage_channels: tuple[int, ...] = ()  # channels per encoder stage, such as 64 64 64 64; empty: as --encoder
     kernel_size: int = 3  # kernel size of segnet's convolutions, odd
     pooling: Literal["floor", "ceil"] = "floor"  # odd sizes: floor drops the last row (MATLAB, PyTorch), ceil keeps it
-    # by pooling indices, or an alternative to them; unet has no indices: bilinear unless learnt
+    # by pooling indices, or an alternative to them; for unet, indices means bilinear
     upsampling: Literal["indices", "bilinear", "learnt"] = "indices"
     encoder_addition: bool = False  # add encoder feature maps to the decoder's (SegNet-Basic-EncoderAddition)
     decoder: Literal["full", "single-channel"] = "full"  # segnet-basic: single-channel (depthwise) decoder kernels
@@ -241,7 +241,9 @@ class Config:
     swa_epochs: int = 0
     swa_learning_rate: float = field(default=0.0, metadata=OVERRIDE)  # rate of --swa-epochs; 0: as when they begin
     log_norms: bool = field(default=False, metadata=FREE)  # log the norms of the gradients and of the weights
-    profile: int = field(default=0, metadata=OF_THIS_START)  # write a jax.profiler trace of N steps to RUN/profile
+    profile: int = field(
+        default=0, metadata=OF_THIS_START
+    )  # write a jax.profiler trace of N steps, after the first two dispatches, to RUN/profile
     logger: Loggers = field(default=(), metadata=OF_THIS_START)  # log to wandb or mlflow too, or to both
     own: Given = field(default=(), metadata=OVERRIDE)  # objects given from Python: model=, loss=, optimizer=
 
@@ -270,6 +272,11 @@ class Config:
     def train_size(self) -> tuple[int, int]:
         """Height and width of the images that the network is trained on."""
         return self.image_size if self.crop == (0, 0) else self.crop
+
+    @property
+    def has_own_network(self) -> bool:
+        """Whether the network may be a custom one, of any number of parameters."""
+        return bool(self.own) or ":" in self.network
 
     @property
     def num_stages(self) -> int:

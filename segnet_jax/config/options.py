@@ -44,6 +44,7 @@ Given = Annotated[tuple[str, ...], Fixed]  # by Python only: no flag
 
 NETWORK_NAMES = ("segnet", "segnet-basic", "unet")
 NetworkName = Annotated[str, arg(metavar="NAME")]
+CustomNetwork = Annotated[str, arg(metavar="MODULE:CLASS")]
 
 
 def check_network_name(name: str) -> None:

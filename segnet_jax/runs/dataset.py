@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from segnet_jax.config.fields import Config
+from segnet_jax.constants import RGB
 from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.folds import take_fold
 from segnet_jax.data.input_pipeline.cache import CachedSplit, open_cached
@@ -14,6 +15,7 @@ from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.data.labels.label_mapping import LabelMapping, StoredLabels
 from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.distributed.data_parallel import Devices
+from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError, listed
 from segnet_jax.system.files import cache_folder
@@ -118,6 +120,14 @@ def validation_split(dataset: Dataset) -> str:
             return name
     message = f"{dataset.name} has neither validation nor test images: there is nothing to evaluate on"
     raise UserError(message, kind="nothing-to-score", fix="--val-fraction 0.2")
+
+
+def outside(split: Split, preprocessing: Preprocessing) -> tuple[int, ...]:
+    """Return the value outside augmented images: the mean of images read as stored, where 0 may be far from any pixel.
+
+    It is empty, for 0, of ordinary RGB images.
+    """
+    return () if split.pixels == RGB else tuple(round(mean) for mean in preprocessing.mean)
 
 
 def build_sampler(config: Config, devices: Devices, num_images: int) -> Sampler:

@@ -154,7 +154,10 @@ def new_meta(setup: Setup, preprocessing: Preprocessing) -> dict[str, Any]:
 
 def checkpoints_of(folder: pathlib.Path, config: Config, devices: Devices, hosts: Hosts) -> Checkpoints:
     """Return the checkpoints of a run's folder, a context manager."""
-    settings = {"keep": config.keep_checkpoints, "max_bytes": max_checkpoint_bytes(config.width, bool(config.own))}
+    settings = {
+        "keep": config.keep_checkpoints,
+        "max_bytes": max_checkpoint_bytes(config.width, config.has_own_network),
+    }
     return Checkpoints(folder / "checkpoints", devices, broadcast=partial(hosts.broadcast, "checkpoint"), **settings)
 
 

@@ -310,6 +310,7 @@ def load_data(
     placement = agree_on_placement(placement, all_gather)
     return dataclasses.replace(
         setup,
+        sampler=dataclasses.replace(setup.sampler, fill=run_dataset.outside(setup.train_split, preprocessing)),
         preprocessing=preprocessing,
         class_weights=class_weights,
         train_samples=train_samples,

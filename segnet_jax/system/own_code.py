@@ -16,18 +16,19 @@ from segnet_jax.system.nearest import nearest_hint
 logger = logging.getLogger(__name__)
 
 
-def import_function(name: str, option: str) -> Callable:
-    """Import a function; its module may be in the working directory.
+def import_function(name: str, option: str, example: str = "MODULE:FUNCTION, such as mine:jitter") -> Callable:
+    """Import a function or a class; its module may be in the working directory.
 
     Args:
       name: module and function, such as "mine:jitter".
       option: the flag that names it, for messages.
+      example: the form of the flag's value and an example, for messages.
 
     Raises:
       UserError: If the name is malformed, the module cannot be imported, or it has no such function.
     """
     if not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", name):
-        raise UserError(f"{option} must be MODULE:FUNCTION, such as mine:jitter, got {name!r}")
+        raise UserError(f"{option} must be {example}, got {name!r}")
     module_name, function_name = name.split(":")
     if {"", os.getcwd()}.isdisjoint(sys.path):  # already there with python -m
         sys.path.append(os.getcwd())
@@ -36,11 +37,11 @@ def import_function(name: str, option: str) -> Callable:
     except Exception as error:
         logger.debug(f"importing {module_name}", exc_info=True)
         hint = "; give the module's name without .py" if module_name.endswith(".py") else ""
-        raise UserError(
-            f"{option} {name}: cannot import {module_name}: {type(error).__name__}: {error}{hint}"
-        ) from None
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{option} {name}: cannot import {module_name}: {why}{hint}") from None
     function = getattr(module, function_name, None)
     if not callable(function):
         known = [each for each, value in vars(module).items() if callable(value)]
-        raise UserError(f"{option} {name}: {module_name} has no such function{nearest_hint(function_name, known)}")
+        hint = nearest_hint(function_name, known)
+        raise UserError(f"{option} {name}: {module_name} has no function or class {function_name}{hint}")
     return function

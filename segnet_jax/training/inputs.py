@@ -128,7 +128,7 @@ def training_input(
 
         return Input(inputs, after(as_sent))
     inputs = partial(device_resident.training_draws, sampler, shard, grad_accum_steps)
-    make_batch = partial(device_resident.training_batch, most=sampler.shift, crop=sampler.crop)
+    make_batch = partial(device_resident.training_batch, most=sampler.shift, crop=sampler.crop, fill=sampler.fill)
     source = _on_devices(place, samples, shard, devices, inputs, make_batch)
     return dataclasses.replace(source, make_batch=after(source.make_batch))
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from segnet_jax.config.fields import Config
+from segnet_jax.constants import Pixels
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.own_code import import_function
 
@@ -22,9 +23,9 @@ class OwnAugmentation:
 
     Attributes:
       name: module and function, such as "mine:jitter".
-      function: function of an image, uint8 [B,H,W,3], a label, uint8 [B,H,W], and random keys of `jax.random`, [B],
-        that returns image and label of the same shapes and dtypes. If it computes each element from the same elements
-        of its arguments only, batches do not depend on the number of devices.
+      function: function of an image, uint8 or uint16 [B,H,W,C], a label, uint8 [B,H,W], and random keys of
+        `jax.random`, [B], that returns image and label of the same shapes and dtypes. If it computes each element from
+        the same elements of its arguments only, batches do not depend on the number of devices.
     """
 
     name: str
@@ -48,7 +49,7 @@ class OwnAugmentation:
         """Augment a batch.
 
         Args:
-          image: uint8 [...,H,W,3].
+          image: uint8 or uint16 [...,H,W,C].
           label: uint8 [...,H,W].
           key: int32 [...,2], random bits of the sampler.
 
@@ -73,14 +74,14 @@ class OwnAugmentation:
             raise UserError(f"--augment {self.name} must return image and label as {expected}, got {got}")
         return {"image": found[0].reshape(image.shape), "label": found[1].reshape(label.shape)}
 
-    def check(self, batch_size: int, image_size: tuple[int, int]) -> None:
-        """Trace the function on a batch of this size, without computing anything.
+    def check(self, batch_size: int, image_size: tuple[int, int], pixels: Pixels) -> None:
+        """Trace the function on a batch of this size and pixel format, without computing anything.
 
         Raises:
           UserError: If `__call__` raises it.
         """
-        sizes = ((*image_size, 3), image_size)
-        image, label = (jax.ShapeDtypeStruct((batch_size, *size), jnp.uint8) for size in sizes)
+        image = jax.ShapeDtypeStruct((batch_size, *image_size, pixels.channels), pixels.dtype)
+        label = jax.ShapeDtypeStruct((batch_size, *image_size), jnp.uint8)
         jax.eval_shape(self, image, label, jax.ShapeDtypeStruct((batch_size, 2), jnp.int32))
 
 
@@ -92,11 +93,12 @@ def check_own_augmentation(config: Config, own: OwnAugmentation | None) -> None:
     """
     if config.augment and own is None:
         raise UserError(
-            f"the stored settings name your own augmentation {config.augment}, and own code is only imported if the "
-            f"command names it: add --augment {config.augment}"
+            f"the config names the custom augmentation {config.augment}, which is only imported if this command names "
+            f'it: add --augment {config.augment}, in Python augment="{config.augment}"'
         )
     if own is not None:
-        own.check(config.batch_size_per_device * config.grad_accum_steps, config.train_size)
+        pixels = Pixels(config.channels, int(config.image_bits))
+        own.check(config.batch_size_per_device * config.grad_accum_steps, config.train_size, pixels)
 
 
 def _shapes(arrays: Sequence[Any]) -> str:

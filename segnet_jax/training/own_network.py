@@ -35,7 +35,7 @@ def import_network(name: str) -> None:
       UserError: If it cannot be imported.
     """
     if ":" in name:
-        _imported[name] = import_function(name, "--network")
+        _imported[name] = import_function(name, "--network", "MODULE:CLASS, such as mine:Net")
 
 
 def network_of(name: str) -> Any:
@@ -76,7 +76,7 @@ def build_own_network(make: Callable[..., Any], settings: Mapping[str, Any], fla
         return model
     except UserError:
         raise
-    except Exception as error:  # anything may go wrong in foreign code
+    except Exception as error:  # the user's code may raise anything
         what, why = flag or f"model {getattr(kind, '__qualname__', kind)}", " ".join(str(error).split())[:500]
         raise UserError(f"{what} does not keep the contract of segnet_jax.nn.contract: {why}") from error
 

@@ -92,7 +92,7 @@ def restore(
     if checkpoint == "result":  # not always the best: not every protocol allows a selection by score
         which = "best" if config.result_checkpoint == "best" else "newest"
     folder = pathlib.Path(run) / "checkpoints"
-    max_bytes = max_checkpoint_bytes(config.width, bool(config.own))
+    max_bytes = max_checkpoint_bytes(config.width, config.has_own_network)
     with Checkpoints(folder, devices, broadcast=broadcast, max_bytes=max_bytes) as checkpoints:
         step = checkpoints.latest_intact(which) if intact else checkpoints.latest(which)
         if step is None:

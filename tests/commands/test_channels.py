@@ -141,9 +141,11 @@ def test_it_is_exported_and_the_export_is_a_network_again(trained, tmp_path):
     again, path = segnet_jax.load(tmp_path / "out"), data / "images" / f"0{suffix}"
     np.testing.assert_array_equal(again.predict(path), segnet_jax.load(folder).predict(path))
     assert run(data, tmp_path / "more", *pixels_of(name), "--init", tmp_path / "out", "--epochs", 1) == 0
-    data = write_discs(tmp_path / "gray", *FORMATS["gray16"])
-    with pytest.raises(UserError, match=f"differs from the one to be trained: .*channels {channels} instead of 1"):
-        run(data, tmp_path / "other", *pixels_of("gray16"), "--init", tmp_path / "out")
+    other = "gray16" if name == "six16" else "six16"
+    data = write_discs(tmp_path / "other", *FORMATS[other])
+    differs = f"differs from the one to be trained: .*channels {channels} instead of {FORMATS[other][0]}"
+    with pytest.raises(UserError, match=differs):
+        run(data, tmp_path / "more", *pixels_of(other), "--init", tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -107,13 +107,13 @@ def test_a_function_gets_the_settings_that_it_has_parameters_for(mine):
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("{}:number", r"--network .*:number: .* has no such function"),
-        ("{}:Wid", r"has no such function; nearest: Wide"),
+        ("{}:number", r"--network .*:number: .* has no function or class number"),
+        ("{}:Wid", r"has no function or class Wid; nearest: Wide"),
         ("no_such_module:Net", r"--network no_such_module:Net: cannot import no_such_module: ModuleNotFoundError"),
         ("{}.py:Wide", r"give the module's name without .py"),
         ("{}:Unfolded", r"--network .*:Unfolded does not keep the contract of .*: the layers and the parameters"),
         ("{}:build", r"--network .*:build does not keep the contract of .*: has no named parameters"),
-        (":Wide", r"--network must be MODULE:FUNCTION"),
+        (":Wide", r"--network must be MODULE:CLASS"),
         ("segnett", r"--network must be one of segnet, segnet-basic, unet, or MODULE:CLASS, got segnett; .*segnet"),
     ],
 )

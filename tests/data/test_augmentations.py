@@ -1,6 +1,7 @@
 """Test blur, rotation, shear, vertical flips, crops and class-mix: against SciPy, Pillow and loops, on both paths."""
 
 import hashlib
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from test_scale_and_color import by_both, whole_epoch
 from segnet_jax.constants import VOID
 from segnet_jax.data.input_pipeline import device_resident, tf_data
 from segnet_jax.data.input_pipeline.augment import ON_HOST as HOST
-from segnet_jax.data.input_pipeline.augment import augment, blur, warp
+from segnet_jax.data.input_pipeline.augment import Backend, augment, blur, warp
 from segnet_jax.data.input_pipeline.class_mix import choose_classes, class_mix
 from segnet_jax.data.input_pipeline.sampler import CROP_BITS, PIXEL, Sampler, _kernels, _matrices
 from segnet_jax.data.input_pipeline.tf_data import BatchShard
@@ -128,6 +129,25 @@ def test_images_of_16_bits_are_blurred_and_turned_as_those_of_8_bits(channels):
     shallow, _ = by_both(warp, (deep >> 8).astype(np.uint8), label, matrix_of(25.0, 10.0))
     assert turned.dtype == np.uint16 and turned.max() == 2**16 - 1
     assert abs(turned / 256 - shallow).max() < 2
+
+
+def test_outside_an_image_each_channel_has_its_value_if_one_is_given():
+    """With 20,000 +- 100 in an image, zeros outside would be two hundred deviations from its mean."""
+    image, label = np.full((20, 26, 2), (20_000, 300), np.uint16), np.zeros((20, 26), np.uint8)
+    label[0] = label[:, 0] = 1
+    params = {"index": 0, "flip": 0, "shift_y": 3, "shift_x": -2, "step": 2**15, "place_y": 2**13, "place_x": 2**13}
+    params["matrix"] = matrix_of(30.0)
+
+    def augmented(xp, fill):
+        on_device = Backend(jnp, device_resident._flip, partial(device_resident._shift, most=5), device_resident._cut)
+        arrays = {name: xp.asarray(value, xp.int32) for name, value in params.items()}
+        return augment(xp.asarray(image), xp.asarray(label), arrays, HOST if xp is np else on_device, fill=fill)
+
+    for xp in (np, jnp):
+        filled, labels = augmented(xp, (20_000, 300))
+        assert (np.asarray(labels) == VOID).mean() > 0.5 and np.array_equal(filled, image)
+        empty, same = augmented(xp, ())
+        assert np.array_equal(same, labels) and (np.asarray(empty)[np.asarray(labels) == VOID] == 0).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 5)])

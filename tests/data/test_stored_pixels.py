@@ -13,6 +13,7 @@ from segnet_jax.constants import RGB, Pixels
 from segnet_jax.data.dataset import Split
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.fit import resize_image
+from segnet_jax.data.images.pixels import read_tiff
 from segnet_jax.data.input_pipeline.augment import resample
 from segnet_jax.data.input_pipeline.cache import open_cached
 from segnet_jax.system.errors import UserError
@@ -112,6 +113,16 @@ def test_a_tiff_is_read_bit_for_bit(form, pixels):
     found = read_image(tiff(values, **form), "a.tif", pixels=pixels)
     assert found.dtype == values.dtype
     np.testing.assert_array_equal(found, values)
+
+
+def test_a_tile_much_larger_than_its_image_is_refused_before_it_is_decompressed():
+    """A file of 79 kB would need 150 MB, although its header announces one pixel."""
+    small = values_of(Pixels(2, 8), (1, 1))
+    assert np.array_equal(read_tiff(tiff(small, tile=64, deflate=True), Pixels(2, 8)), small)  # ordinary padding
+    data = tiff(small, tile=3200, deflate=True)
+    assert len(data) < 100_000
+    with pytest.raises(ValueError, match="its tiles take 20 MB each, more than the image"):
+        read_tiff(data, Pixels(2, 8))
 
 
 def test_a_tiff_that_is_turned_or_has_several_images_is_refused():

@@ -18,6 +18,7 @@ from segnet_jax.runs.checks import check_network
 from segnet_jax.system.errors import UserError
 from segnet_jax.train import train
 from segnet_jax.training.own_augmentation import OwnAugmentation
+from segnet_jax.training.own_objects import OwnObjects
 
 EVERY = (
     "--rotate 30 --shear 15 --vertical-flip --crop 16 20 --class-mix 0.5 --blur 1 --scale 0.7 1.5 --color 0.3".split()
@@ -32,9 +33,8 @@ def dim(image, label, keys):
 
 def run_with(own, *flags):
     args = [*SMALL, *map(str, flags), "--augment", f"tests:{own.__name__}"]
-    return train(
-        parse_config(args, prog="segnet_jax.train", description=""), OwnAugmentation(f"tests:{own.__name__}", own)
-    )
+    augment = OwnAugmentation(f"tests:{own.__name__}", own)
+    return train(parse_config(args, prog="segnet_jax.train", description=""), OwnObjects(augment=augment))
 
 
 @pytest.mark.slow  # data/test_augmentations.py and training/test_own_augmentation.py compare batches

@@ -95,7 +95,7 @@ def test_a_stored_name_is_not_imported(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "planted.py").write_text("open('imported', 'w').close()\ndef own(*batch): return batch[:2]\n")
     assert OwnAugmentation.named("planted:own", ["--data", "camvid", "--resume"]) is None
-    with pytest.raises(UserError, match="own code is only imported if the command names it: add --augment planted:own"):
+    with pytest.raises(UserError, match="which is only imported if this command names it: add --augment planted:own"):
         check_own_augmentation(Config(augment="planted:own"), None)
     assert not (tmp_path / "imported").exists()
     for args in (["--augment", "planted:own"], ["--augment=planted:own"]):
@@ -115,8 +115,8 @@ def test_a_stored_name_is_not_imported(monkeypatch, tmp_path):
         ),
         ("mine.py:jitter", "cannot import mine.py: .*; give the module's name without .py"),
         ("broken:jitter", "--augment broken:jitter: cannot import broken: ZeroDivisionError: division by zero"),
-        ("mine:jiter", "--augment mine:jiter: mine has no such function; nearest: jitter"),
-        ("mine:number", "--augment mine:number: mine has no such function"),
+        ("mine:jiter", "--augment mine:jiter: mine has no function or class jiter; nearest: jitter"),
+        ("mine:number", "--augment mine:number: mine has no function or class number"),
     ],
 )
 def test_a_name_that_cannot_be_imported_is_answered_in_one_line(name, message, monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ Pillow has no images of 16 bits with several channels, and none with more than f
 its decoder, and TIFFs (uncompressed or with Deflate, as most programs write them) block by block.
 """
 
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ CHANNELS = {"grey": 1, "grey+alpha": 2, "RGB": 3, "RGBA": 4}
 """Kind of a header -> number of channels that the file stores."""
 _MAX_BYTES = 2**30
 """Limit for the decoded values, which Deflate could shrink a thousandfold in the file."""
+_MOST_PADDED_BYTES = 2**24
+"""Limit for a tile of an image that is smaller than it."""
 
 _LOW_BYTES = {"RGB": ("RGB", "RGB;16L"), "RGBA": ("RGBA", "RGBA;16L")}
 
@@ -147,6 +150,9 @@ def read_tiff(data: bytes, pixels: Pixels) -> np.ndarray:
     compression, predictor = _first(tags, _COMPRESSION, 1), _first(tags, _PREDICTOR, 1)
     if compression not in (1, 8, 32946) or predictor not in (1, 2):
         raise ValueError("it is compressed in a way that is not supported; save it uncompressed or with Deflate")
+    block_bytes = math.prod(_block_size(tags)) * pixels.num_bytes
+    if block_bytes > max(height * width * pixels.num_bytes, _MOST_PADDED_BYTES):  # a tile may exceed a small image
+        raise ValueError(f"its tiles take {block_bytes / 1e6:.0f} MB each, more than the image")
     dtype = np.dtype(pixels.dtype).newbyteorder("<" if data.startswith(b"II") else ">")
     planes = channels if _first(tags, _PLANAR, 1) == 2 else 1
     whole = np.empty((planes, height, width, channels // planes), pixels.dtype)
@@ -168,14 +174,23 @@ def _first(tags: dict[int, tuple[int, ...]], tag: int, default: int) -> int:
     return tags[tag][0] if tags.get(tag) else default
 
 
+def _block_size(tags: dict[int, tuple[int, ...]]) -> tuple[int, int]:
+    """Return rows and columns of a strip or tile."""
+    height, width = tags[_HEIGHT][0], tags[_WIDTH][0]
+    if _TILE_OFFSETS in tags:
+        rows, columns = _first(tags, _TILE_HEIGHT, 0), _first(tags, _TILE_WIDTH, 0)
+    else:
+        rows, columns = min(_first(tags, _ROWS, height), height), width
+    if min(rows, columns) < 1:
+        raise ValueError("its strips or tiles have no pixels")
+    return rows, columns
+
+
 def _blocks(tags: dict[int, tuple[int, ...]], planes: int) -> Iterator[tuple[int, int, int, int, int]]:
     """Yield (plane, top, left, rows, columns) of each strip or tile, as stored."""
     height, width = tags[_HEIGHT][0], tags[_WIDTH][0]
     is_tiled = _TILE_OFFSETS in tags
-    rows = _first(tags, _TILE_HEIGHT, 0) if is_tiled else min(_first(tags, _ROWS, height), height)
-    columns = _first(tags, _TILE_WIDTH, 0) if is_tiled else width
-    if min(rows, columns) < 1:
-        raise ValueError("its strips or tiles have no pixels")
+    rows, columns = _block_size(tags)
     for plane in range(planes):
         for top in range(0, height, rows):
             for left in range(0, width, columns):

@@ -24,13 +24,13 @@ class Backend:
       xp: numpy or jax.numpy, for operations with equal results in both.
       flip: function that reflects an array [H,W,...] left/right if its second argument is not 0.
       shift: function of an array [H,W,...], shift_y, shift_x and fill that shifts the array down and right and sets
-        uncovered pixels to `fill`.
+        uncovered pixels to `fill`, a number or one for each channel.
       cut: function of an array [H,W,...], the first row, the first column, height and width that cuts this part out.
     """
 
     xp: ModuleType
     flip: Callable[[Any, Any], Any]
-    shift: Callable[[Any, Any, Any, int], Any]
+    shift: Callable[[Any, Any, Any, int | tuple[int, ...]], Any]
     cut: Callable[[Any, Any, Any, int, int], Any]
 
 
@@ -41,6 +41,7 @@ def augment(
     backend: Backend,
     other: tuple[Any, Any] | None = None,
     crop: tuple[int, int] = (0, 0),
+    fill: tuple[int, ...] = (),
 ) -> tuple[Any, Any]:
     """Augment one sample; all augmentation of both input paths.
 
@@ -54,9 +55,10 @@ def augment(
       backend: the numpy or JAX backend.
       other: image and label of the sample `params["partner"]`; None without class-mix.
       crop: height and width of crops; (0, 0) without them.
+      fill: value of each channel outside the image; empty for 0.
 
     Returns:
-      The same types, and the same shapes unless cropped; pixels from outside the image are 0 and VOID.
+      The same types, and the same shapes unless cropped; pixels from outside the image are `fill` and VOID.
     """
     if other is not None:
         image, label = class_mix(image, label, *other, params["class_seed"], backend.xp)
@@ -66,14 +68,14 @@ def augment(
         image = blur(image, params["kernel"], backend.xp)
     if "step" in params:
         places = params["place_y"], params["place_x"]
-        image, label = resample(image, label, params["step"], *places, backend.xp)
+        image, label = resample(image, label, params["step"], *places, backend.xp, fill)
     if "matrix" in params:
-        image, label = warp(image, label, params["matrix"], backend.xp)
+        image, label = warp(image, label, params["matrix"], backend.xp, fill)
     image, label = (backend.flip(array, params["flip"]) for array in (image, label))
     if "vertical_flip" in params:
         image, label = (backend.xp.where(params["vertical_flip"] != 0, each[::-1], each) for each in (image, label))
     shifts = params["shift_y"], params["shift_x"]
-    image, label = backend.shift(image, *shifts, 0), backend.shift(label, *shifts, VOID)
+    image, label = backend.shift(image, *shifts, fill or 0), backend.shift(label, *shifts, VOID)
     if "crop_y" in params:
         places = zip(label.shape, crop, (params["crop_y"], params["crop_x"]), strict=True)
         starts = [((size - part + 1) * place) >> CROP_BITS for size, part, place in places]
@@ -118,8 +120,10 @@ def blur(image: Any, kernel: Any, xp: ModuleType) -> Any:
     return wide.astype(image.dtype)
 
 
-def resample(image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: ModuleType) -> tuple[Any, Any]:
-    """Zoom in or out within the same frame; uncovered pixels are 0 and VOID.
+def resample(
+    image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: ModuleType, fill: tuple[int, ...] = ()
+) -> tuple[Any, Any]:
+    """Zoom in or out within the same frame; uncovered pixels are `fill`, 0 if empty, and VOID.
 
     The image is interpolated bilinearly with 8-bit weights; the label takes the nearest pixel.
 
@@ -130,6 +134,7 @@ def resample(image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: 
       place_y: int32, 0 to PLACES: vertical position of the crop, or of the shrunken image, from top to bottom.
       place_x: int32, 0 to PLACES: horizontal position, from left to right.
       xp: numpy or jax.numpy.
+      fill: as for `augment`.
 
     Returns:
       The same shapes.
@@ -149,7 +154,7 @@ def resample(image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: 
     inside = rows[-1][:, None] & columns[-1][None]
     half = 1 << 15
     return (
-        xp.where(inside[..., None], (wide + half) >> 16, 0).astype(image.dtype),
+        xp.where(inside[..., None], (wide + half) >> 16, _outside(fill, wide, xp)).astype(image.dtype),
         xp.where(inside, nearest, VOID).astype(xp.uint8),
     )
 
@@ -178,7 +183,7 @@ def _sources(outputs: Any, size: int, step: Any, place: Any) -> tuple[Any, Any, 
     return before.clip(0, most), (before + 1).clip(0, most), weight, nearest.clip(0, most), inside
 
 
-def warp(image: Any, label: Any, matrix: Any, xp: ModuleType) -> tuple[Any, Any]:
+def warp(image: Any, label: Any, matrix: Any, xp: ModuleType, fill: tuple[int, ...] = ()) -> tuple[Any, Any]:
     """Apply a linear map about the middle, within the same frame.
 
     Args:
@@ -187,6 +192,7 @@ def warp(image: Any, label: Any, matrix: Any, xp: ModuleType) -> tuple[Any, Any]
       matrix: int32 [4], in 2^-14: y from y, y from x, x from y and x from x, from an output pixel to its source. The
         absolute values of a row add up to less than 3.
       xp: numpy or jax.numpy.
+      fill: as for `augment`.
 
     Returns:
       The same shapes; see `sample_at`.
@@ -196,11 +202,13 @@ def warp(image: Any, label: Any, matrix: Any, xp: ModuleType) -> tuple[Any, Any]
     v, u = v[:, None], u[None]
     at_y = (matrix[0] * v + matrix[1] * u + (height - 1) * PIXEL) >> 1
     at_x = (matrix[2] * v + matrix[3] * u + (width - 1) * PIXEL) >> 1
-    return sample_at(image, label, at_y, at_x, xp)
+    return sample_at(image, label, at_y, at_x, xp, fill)
 
 
-def sample_at(image: Any, label: Any, at_y: Any, at_x: Any, xp: ModuleType) -> tuple[Any, Any]:
-    """Sample an image and its label at any positions; those outside are 0 and VOID.
+def sample_at(
+    image: Any, label: Any, at_y: Any, at_x: Any, xp: ModuleType, fill: tuple[int, ...] = ()
+) -> tuple[Any, Any]:
+    """Sample an image and its label at any positions; those outside are `fill`, 0 if empty, and VOID.
 
     The image is interpolated bilinearly with 8-bit weights; the label takes the nearest pixel.
 
@@ -210,6 +218,7 @@ def sample_at(image: Any, label: Any, at_y: Any, at_x: Any, xp: ModuleType) -> t
       at_y: int32 [h,w], rows in 2^-14; those of pixel centers are whole.
       at_x: int32 [h,w], columns likewise.
       xp: numpy or jax.numpy.
+      fill: as for `augment`.
 
     Returns:
       The image's type [h,w,C], and uint8 [h,w].
@@ -232,9 +241,14 @@ def sample_at(image: Any, label: Any, at_y: Any, at_x: Any, xp: ModuleType) -> t
     y, x = ((at + PIXEL // 2) >> PIXEL_BITS for at in (at_y, at_x))  # the nearest pixel
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     return (
-        xp.where(inside[..., None], mixed, 0).astype(image.dtype),
+        xp.where(inside[..., None], mixed, _outside(fill, mixed, xp)).astype(image.dtype),
         xp.where(inside, pixels(label, y, x), VOID).astype(xp.uint8),
     )
+
+
+def _outside(fill: tuple[int, ...], like: Any, xp: ModuleType) -> Any:
+    """Return the value of pixels outside an image, of the type of its values in between."""
+    return xp.asarray(fill, like.dtype) if fill else 0
 
 
 def flip_on_host(array: np.ndarray, flip: int) -> np.ndarray:
@@ -242,7 +256,7 @@ def flip_on_host(array: np.ndarray, flip: int) -> np.ndarray:
     return array[:, ::-1] if flip else array
 
 
-def shift_on_host(array: np.ndarray, shift_y: int, shift_x: int, fill: int) -> np.ndarray:
+def shift_on_host(array: np.ndarray, shift_y: int, shift_x: int, fill: int | tuple[int, ...]) -> np.ndarray:
     """Shift [H,W,...] down and right, up and left if negative; uncovered pixels are `fill`."""
     (top, bottom), rows = _overlap(shift_y, array.shape[0])
     (left, right), columns = _overlap(shift_x, array.shape[1])

@@ -59,6 +59,7 @@ def training_batch(
     *,
     most: int,
     crop: tuple[int, int] = (0, 0),
+    fill: tuple[int, ...] = (),
     axis: str | None = None,
 ) -> Store:
     """Make one device's augmented batch, inside the step.
@@ -68,6 +69,7 @@ def training_batch(
       store: the split.
       most: largest shift in pixels.
       crop: height and width of crops; (0, 0) without them.
+      fill: value of each channel outside an image; empty for 0.
       axis: the mapped axis over which the split is sharded, or None if each device has all of it.
 
     Returns:
@@ -76,7 +78,9 @@ def training_batch(
     backend = Backend(jnp, _flip, partial(_shift, most=most), _cut)
     images, labels = _gather(store, draws["index"], axis)
     others = _gather(store, draws["partner"], axis) if "partner" in draws else None
-    augment_all = jax.vmap(jax.vmap(partial(augment, crop=crop, backend=backend)))  # accumulated batches and images
+    augment_all = jax.vmap(
+        jax.vmap(partial(augment, crop=crop, fill=fill, backend=backend))
+    )  # accumulated batches and images
     image, label = augment_all(images, labels, draws, other=others)
     return {"image": image, "label": label}
 
@@ -112,11 +116,17 @@ def _flip(array: jax.Array, flip: jax.Array) -> jax.Array:
     return jnp.where(flip != 0, array[:, ::-1], array)
 
 
-def _shift(array: jax.Array, shift_y: jax.Array, shift_x: jax.Array, fill: int, *, most: int) -> jax.Array:
-    """Shift [H,W,...] down and right; uncovered pixels are `fill`."""
+def _shift(
+    array: jax.Array, shift_y: jax.Array, shift_x: jax.Array, fill: int | tuple[int, ...], *, most: int
+) -> jax.Array:
+    """Shift [H,W,...] down and right; uncovered pixels are `fill`, a number or one for each channel."""
     margins = [min(most, size) for size in array.shape[:2]]  # larger shifts leave nothing of the image
     padding = [(margin, margin) for margin in margins] + [(0, 0)] * (array.ndim - 2)
-    padded = jnp.pad(array, padding, constant_values=fill)
+    if isinstance(fill, tuple):
+        channels = zip(jnp.split(array, len(fill), axis=-1), fill, strict=True)
+        padded = jnp.concatenate([jnp.pad(each, padding, constant_values=value) for each, value in channels], axis=-1)
+    else:
+        padded = jnp.pad(array, padding, constant_values=fill)
     shifts = zip(margins, (shift_y, shift_x), strict=True)
     # Clipped, because dynamic_slice counts a negative start from the end.
     start = [margin - jnp.clip(shift, -margin, margin) for margin, shift in shifts]

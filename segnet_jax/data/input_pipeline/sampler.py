@@ -98,6 +98,7 @@ class Sampler:
       crop: height and width of crops, whose positions are uniform; (0, 0) for none.
       class_mix: probability of pasting half of the classes of another sample, all of which are as likely.
       augment: name of the user's own augmentation, for which keys are drawn; empty for none.
+      fill: value of each channel outside an image, the mean of images that are read as stored; empty for 0.
     """
 
     num_samples: int
@@ -114,6 +115,7 @@ class Sampler:
     crop: tuple[int, int] = (0, 0)
     class_mix: float = 0.0
     augment: str = ""
+    fill: tuple[int, ...] = ()
 
     @classmethod
     def from_config(cls, config: Any, num_samples: int, global_batch_size: int) -> "Sampler":

@@ -57,7 +57,7 @@ def training_batch(
     for place, i in np.ndenumerate(places):
         params = {name: array[i] for name, array in draws.items()}
         own, other = (samples.read(int(params[name])) if name in params else None for name in ("index", "partner"))
-        images[place], labels[place] = augment(*own, params, ON_HOST, other, sampler.crop)
+        images[place], labels[place] = augment(*own, params, ON_HOST, other, sampler.crop, sampler.fill)
     return {"image": images, "label": labels}
 
 

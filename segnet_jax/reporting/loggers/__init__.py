@@ -19,7 +19,13 @@ from segnet_jax.system.files import atomic_write_json
 
 
 class Logger(Protocol):
-    """What a logger does. Any error that it raises is logged once, and the logger is no longer used."""
+    """What a logger does. Any error that it raises is logged once, and the logger is no longer used.
+
+    Attributes:
+      run_id: id of the run there, by which a resumed run continues it.
+    """
+
+    run_id: str
 
     def describe(self, hyperparameters: Mapping[str, Any], classes: Sequence[str]) -> None:
         """Store the settings that differ from the defaults, numbers, booleans and strings, and the class names."""
