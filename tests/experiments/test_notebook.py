@@ -16,7 +16,7 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments/notebooks"
 NOTEBOOK = FOLDER / "quickstart.ipynb"
-PICTURES = {"quickstart": 2, "research": 0, "quickstart_gpu": 0}  # stored; 0: not yet run at its full size
+PICTURES = {"quickstart": 2, "research": 1, "quickstart_gpu": 0}  # stored; 0: not yet run at its full size
 NOTEBOOKS = [FOLDER / f"{name}.ipynb" for name in PICTURES]
 QUICK = '["--epochs", "1", "--scenes", "16", "8", "--depth", "1", "--width", "0.0625"]'
 
