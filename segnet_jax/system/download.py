@@ -102,7 +102,7 @@ def fetch(resource: Resource, folder: Path, show_progress: bool | None = None, h
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot create the folder {folder}: {error.strerror}") from None
-    with _locked(folder):
+    with locked(folder):
         if target.exists():
             try:
                 _check(resource, target, target)
@@ -277,7 +277,7 @@ def _reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Lock a folder, if supported, so that only one process at a time downloads into it."""
     try:
         import fcntl
