@@ -14,6 +14,8 @@ def refusing(may_put=lambda path: False):
     put = []
 
     class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # answers "Expect: 100-continue"
+
         def _answer(self):
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             is_right = self.command == "PUT" and may_put(self.path)

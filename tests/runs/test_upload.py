@@ -14,7 +14,7 @@ from segnet_jax.system import buckets
 from segnet_jax.system.errors import UserError
 
 TINY = {"protocol": "scratch", "image_size": (24, 32), "depth": 1, "width": 1 / 16, "devices": "1", "steps": 0}
-TINY |= {"epochs": 2, "batch_size_per_device": 1, "class_weights": "none"}
+TINY |= {"epochs": 2, "batch_size_per_device": 1, "class_weights": "none", "schedule": "constant", "warmup_epochs": 0}
 
 
 @pytest.fixture(autouse=True)
