@@ -24,9 +24,8 @@ from segnet_jax.system import confined
 from segnet_jax.system.bucket_address import PACKAGES, check_address, is_file_name
 from segnet_jax.system.console import bar
 from segnet_jax.system.disk import format_bytes
-from segnet_jax.system.download import locked
 from segnet_jax.system.errors import UserError, shown
-from segnet_jax.system.files import atomic_write_text, cache_folder
+from segnet_jax.system.files import atomic_write_text, cache_folder, locked
 
 logger = logging.getLogger(__name__)
 
