@@ -22,7 +22,6 @@ from typing import Any
 
 from segnet_jax.system import confined
 from segnet_jax.system.bucket_address import PACKAGES, check_address, is_file_name
-from segnet_jax.system.console import bar
 from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import UserError, shown
 from segnet_jax.system.files import atomic_write_text, cache_folder, locked
@@ -167,9 +166,7 @@ def _copy(bucket: Any, address: str, objects: Mapping[str, tuple[int, str]], fol
 
     pool = ThreadPoolExecutor(_THREADS, "bucket")
     try:
-        with bar(f"copying {address}", len(needed)) as advance:
-            for _ in pool.map(fetch, needed):
-                advance()
+        list(pool.map(fetch, needed))  # raises the first error
     finally:
         pool.shutdown(cancel_futures=True)
     if _list(bucket, address) != dict(objects):
