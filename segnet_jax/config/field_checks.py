@@ -5,6 +5,7 @@ import re
 import unicodedata
 from typing import Any
 
+from segnet_jax.system.bucket_address import check_address, is_address
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.flag_names import option_of
 
@@ -20,6 +21,7 @@ def check_fields(config: Any, max_stages: int) -> None:
       UserError: If a value is invalid, or two of them contradict each other; the message names the flag and the value.
     """
     _check_texts(config)
+    _check_addresses(config)
     _check_label_map(config)
     if config.kernel_size % 2 == 0:
         raise UserError(f"--kernel-size must be odd, got {config.kernel_size}")
@@ -50,6 +52,16 @@ def _check_texts(config: Any) -> None:
             raise UserError(f"{option_of(item.name)} must not contain control characters, got {value!r}")
     if isinstance(config.class_weights, tuple | list):  # as Python calls and TOML may give them
         object.__setattr__(config, "class_weights", " ".join(map(str, config.class_weights)))
+
+
+def _check_addresses(config: Any) -> None:
+    if is_address(config.run):
+        raise UserError("--run must be a folder of a local disk: train there, and add --upload s3://BUCKET/PREFIX")
+    if config.upload:
+        check_address("--upload", config.upload)
+    for flag, source in (("--data", config.data), ("--init", config.init)):
+        if is_address(source) and not source.startswith("hf://"):
+            check_address(flag, source)
 
 
 def _check_label_map(config: Any) -> None:

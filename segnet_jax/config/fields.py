@@ -69,7 +69,7 @@ class Config:
     # data
     data: DataFolder = field(
         default="camvid", metadata=FREE
-    )  # a dataset folder, "camvid" (from prepare), or "synthetic"
+    )  # a dataset folder, s3:// or gs:// address, "camvid" (from prepare), or "synthetic"
     split_rule: Literal["tutorial", "matlab", "trainval", "leave-out"] = "tutorial"  # how to split CamVid's frames
     # with --split-rule leave-out: validate on this sequence, such as 0016E5; train on the others
     leave_out: SequenceName = ""
@@ -143,7 +143,8 @@ class Config:
     batch_norm_variance: Literal["batches", "population"] = field(default="batches", metadata=OVERRIDE)
     # compute batch statistics over all devices, so that 8 x 4 images equal 1 x 32
     sync_batch_norm: bool = field(default=True, metadata=OVERRIDE)
-    # initial weights: vgg16, vgg16_bn, vgg19, a weight file, a run, an exported folder, hf://OWNER/NAME, or none
+    # initial weights: vgg16, vgg16_bn, vgg19, a weight file, a run, an exported folder, hf://OWNER/NAME,
+    # one of them in a bucket as s3://BUCKET/PATH, or none
     init: Annotated[str, arg(metavar="WEIGHTS")] = "vgg16"
     # initial BatchNorm after pretrained VGG convolutions. identity: scale 1, shift 0; preserve: scale and shift with
     # which the encoder computes what the VGG computes; rescale: preserve, with kernels rescaled to the norm of He
@@ -245,6 +246,8 @@ class Config:
         default=0, metadata=OF_THIS_START
     )  # write a jax.profiler trace of N steps, after the first two dispatches, to RUN/profile
     logger: Loggers = field(default=(), metadata=OF_THIS_START)  # log to wandb or mlflow too, or to both
+    # copy checkpoints and the finished run to s3://BUCKET/PREFIX or gs://BUCKET/PREFIX too; --run stays a local folder
+    upload: Annotated[str, arg(metavar="ADDRESS")] = field(default="", metadata=OF_THIS_START)
     own: Given = field(default=(), metadata=OVERRIDE)  # objects given from Python: model=, loss=, optimizer=
 
     def __post_init__(self):
@@ -280,10 +283,7 @@ class Config:
 
     @property
     def num_stages(self) -> int:
-        """Return the number of encoder stages.
-
-        It is `depth`, capped at the length of `stage_convolutions` or `stage_channels` if set.
-        """
+        """Number of encoder stages: `depth`, at most the length of `stage_convolutions` or `stage_channels` if set."""
         given = len(self.stage_convolutions or self.stage_channels)
         return min(self.depth, given) if given else self.depth
 

@@ -15,6 +15,7 @@ from segnet_jax.config.help import help_text
 from segnet_jax.config.options import CONFIG_FLAG, Flag, flags_of, with_own
 from segnet_jax.config.spelling import check_spelling, with_unions_last
 from segnet_jax.system import logs
+from segnet_jax.system.bucket_address import remember_named
 from segnet_jax.system.called import as_called
 from segnet_jax.system.errors import UserError
 
@@ -106,6 +107,7 @@ def parse_flags(
     import tyro
 
     args = _take_verbosity(args)
+    remember_named(args)
     called = f"python -m {prog}"
     flags = with_own(flags_of(kind, default), own)
     if set(_HELP) & set(args):

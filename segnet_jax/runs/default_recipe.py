@@ -7,6 +7,8 @@ import pathlib
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import CONFIG_FILE, read_protocol
+from segnet_jax.system.bucket_address import is_address
+from segnet_jax.system.buckets import local_copy
 from segnet_jax.system.files import expanded
 from segnet_jax.training.devices import NVIDIA_DRIVER
 from segnet_jax.training.network_source import is_exported, local_folder, read_network_config
@@ -84,7 +86,7 @@ def is_own_folder(data: str) -> bool:
     from segnet_jax.data.label_files.class_table_files import find_class_table
     from segnet_jax.data.open_dataset import layout_of, uses_pair_lists
 
-    folder = expanded(data)
+    folder = local_copy("--data", data) if is_address(data) else expanded(data)
     try:
         if not folder.is_dir() or find_prepared(folder) is not None:
             return False

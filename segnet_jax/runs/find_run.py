@@ -12,6 +12,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import CONFIG_FILE, is_run, read_run
 from segnet_jax.runs.default_recipe import OWN_RECIPES
 from segnet_jax.runs.run_folder import RESULT_FILE
+from segnet_jax.runs.upload import check_upload
 from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import RunInUse, UserError
 from segnet_jax.system.lock import LOCK_FILE, RunLock
@@ -36,6 +37,7 @@ def find(config: Config, stack: contextlib.ExitStack) -> Config:
       UserError: If the run has other settings or cannot be written to, or `--run` contains other files.
       RunInUse: If another process trains in it.
     """
+    check_upload(config.upload)
     if config.resume or (config.run and is_run(pathlib.Path(config.run))):
         folder = pathlib.Path(config.run)
         _check_changes(folder, read_run(folder), config)

@@ -20,6 +20,7 @@ from segnet_jax.distributed.data_parallel import Devices
 from segnet_jax.nn.contract import head_layers
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW
 from segnet_jax.runs.checks import check_takes_vgg
+from segnet_jax.system.bucket_address import is_address
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import cache_folder
 from segnet_jax.system.lock import is_held
@@ -64,7 +65,7 @@ def read_initial(
     elif config.init not in PUBLISHED and path.is_dir():
         trained = _read_run(config, path, devices, share, own)
     else:
-        path = obtain(config.init, cache_folder())
+        path = obtain(str(path) if is_address(config.init) else config.init, cache_folder())
         kind = "vgg" if config.init in PUBLISHED else kind_of_file(path)
         if kind == "vgg":
             check_takes_vgg(config)

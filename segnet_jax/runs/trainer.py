@@ -16,7 +16,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import prefetch
 from segnet_jax.distributed.hosts import Hosts, join
 from segnet_jax.reporting.run_logger import RunLogger
-from segnet_jax.runs import find_run, outcome, session
+from segnet_jax.runs import find_run, outcome, session, upload
 from segnet_jax.runs.callbacks import Callback, Callbacks
 from segnet_jax.runs.checks import epochs_between_evaluations
 from segnet_jax.runs.dataset import channel_statistics
@@ -145,8 +145,8 @@ class Trainer:
             self.open_checkpoints()
         self.outcome, self.disk = {}, DiskRetry(self.folder, config.on_disk_full == "wait", self.stop)
         if hosts.is_writer:
-            recorder = outcome.record_outcome(self.folder, saved=self.checkpoints.newest_saved)
-            self.outcome = self.stack.enter_context(recorder)
+            self.stack.enter_context(upload.uploading(self.folder, config.upload, is_new=not config.resume))
+            self.outcome = self.stack.enter_context(outcome.record_outcome(self.folder, self.checkpoints.newest_saved))
             hosts.before_lost(partial(outcome.write_loss, self.folder))
             session.prepare_folder(self.setup, self.folder, self.checkpoints, self.resumed, self.disk)
             self.train_log.open(self.folder)

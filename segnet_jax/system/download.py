@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from segnet_jax.system import logs, zips
 from segnet_jax.system.errors import UserError
-from segnet_jax.system.files import atomic_write_text, sum_of_file
+from segnet_jax.system.files import atomic_write_text, locked, sum_of_file
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def fetch(resource: Resource, folder: Path, show_progress: bool | None = None, h
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot create the folder {folder}: {error.strerror}") from None
-    with _locked(folder):
+    with locked(folder):
         if target.exists():
             try:
                 _check(resource, target, target)
@@ -274,24 +274,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {_TIMEOUT:.0f} s"
     return " ".join((getattr(error, "strerror", None) or str(error)).split()) or type(error).__name__
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock a folder, if supported, so that only one process at a time downloads into it."""
-    try:
-        import fcntl
-
-        handle = os.open(folder, os.O_RDONLY)
-    except (ImportError, OSError):
-        yield
-        return
-    try:
-        with contextlib.suppress(OSError):  # some network file systems cannot lock folders
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 @contextlib.contextmanager

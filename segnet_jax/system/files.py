@@ -9,7 +9,7 @@ import os
 import pathlib
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -244,3 +244,21 @@ def cache_folder() -> pathlib.Path:
 def relative_path(path: pathlib.Path, folder: pathlib.Path) -> str:
     """Return the path of a file below a folder, with slashes."""
     return path.relative_to(folder).as_posix()
+
+
+@contextlib.contextmanager
+def locked(folder: pathlib.Path) -> Iterator[None]:
+    """Lock a folder, if supported, so that only one process at a time downloads into it."""
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):  # some network file systems cannot lock folders
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

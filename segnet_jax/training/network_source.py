@@ -10,6 +10,8 @@ from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.data.labels.label_mapping import StoredLabels, labels_from_json
 from segnet_jax.system import confined
+from segnet_jax.system.bucket_address import is_address
+from segnet_jax.system.buckets import local_copy
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.own_network import import_network
 from segnet_jax.weights.hub import NETWORK_FILE, fetch_repository, is_repository
@@ -27,12 +29,14 @@ READING_FIELDS = (  # config fields of how images and labels are read; none cont
 
 
 def local_folder(source: str | pathlib.Path) -> str:
-    """Return the folder of a network: the one named, or a plain local copy of a repository on the Hub.
+    """Return the folder of a network: the one named, or a plain local copy of a repository on the Hub or of a bucket.
 
     Raises:
-      UserError: If the repository cannot be downloaded.
+      UserError: If the repository or the bucket cannot be downloaded.
     """
-    return str(fetch_repository(source)) if isinstance(source, str) and is_repository(source) else str(source)
+    if isinstance(source, str) and is_repository(source):
+        return str(fetch_repository(source))
+    return str(local_copy("a network", source)) if isinstance(source, str) and is_address(source) else str(source)
 
 
 def is_exported(folder: str | pathlib.Path) -> bool:

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from segnet_jax.data.camvid.prepared import find_prepared, full_size_counts
+from segnet_jax.system.bucket_address import check_named, is_address
+from segnet_jax.system.buckets import local_copy
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import cache_folder, did_you_mean, expanded
 
@@ -32,11 +34,15 @@ def open_full_size_counts(data: str) -> dict[str, np.ndarray] | None:
 def camvid_folder(data: str) -> Path:
     """Return the folder that `--data` names.
 
+    A folder in a bucket is copied to the cache.
+
     Raises:
-      UserError: If it does not exist.
+      UserError: If it does not exist, or cannot be copied.
     """
     if data != "camvid":
-        folder = expanded(data)
+        if is_address(data):
+            check_named(data)
+        folder = local_copy("--data", data) if is_address(data) else expanded(data)
         if not folder.is_dir():
             message = (
                 f"no folder {data}{did_you_mean(folder, os.path.isdir)}; --data takes a folder, camvid, or synthetic"

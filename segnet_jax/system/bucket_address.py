@@ -1,0 +1,74 @@
+"""Addresses of folders and files in buckets, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, and the names of their files."""
+
+import os
+import re
+from collections.abc import Iterable
+
+from segnet_jax.system.confined import MOST_DEPTH
+from segnet_jax.system.errors import UserError
+from segnet_jax.system.nearest import nearest_hint
+
+PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
+"""Scheme -> the package by which `fsspec` opens it."""
+
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}")
+
+
+def is_address(source: str) -> bool:
+    """Return whether a source is an address, such as s3://BUCKET/PREFIX, rather than a path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source) is not None
+
+
+def check_address(flag: str, address: str) -> None:
+    """Check the form of an address; nothing is connected to.
+
+    Args:
+      flag: the flag that names it, for messages.
+      address: the address.
+
+    Raises:
+      UserError: If it is not one of a bucket, or may contain credentials, which the message does not repeat.
+    """
+    scheme, _, place = address.partition("://")
+    known = [f"{each}://" for each in PACKAGES]
+    if not is_address(address) or scheme not in PACKAGES:
+        given = scheme[:20] + "://" if is_address(address) else "a path"
+        hint = nearest_hint(given, known)
+        raise UserError(f"{flag} takes a bucket as s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, got {given}{hint}")
+    bucket, _, prefix = place.rstrip("/").partition("/")
+    if not _BUCKET.fullmatch(bucket) or re.search(r"[?#*\[\]\\]", prefix) or not is_file_name(prefix or "all"):
+        raise UserError(
+            f"{flag} names a bucket as {scheme}://BUCKET/PREFIX, without credentials, queries, patterns or empty "
+            "parts of the path"
+        )
+
+
+def is_file_name(name: str) -> bool:
+    """Return whether a name with slashes is that of a file inside a folder."""
+    parts = name.split("/")
+    return len(parts) <= MOST_DEPTH and all(
+        part not in ("", ".", "..") and part.isprintable() and "\\" not in part and len(os.fsencode(part)) <= 255
+        for part in parts
+    )
+
+
+_named: set[str] = set()
+
+
+def remember_named(args: Iterable[str]) -> None:
+    """Remember the addresses among the arguments of this command or Python call: only these may be read as data."""
+    for arg in args:
+        _named.update(each for each in (arg, arg.partition("=")[2]) if is_address(each))
+
+
+def check_named(address: str) -> None:
+    """Check that this command names an address, which a stored config may name too: it is read with one's credentials.
+
+    Raises:
+      UserError: If it does not.
+    """
+    if address not in _named:
+        raise UserError(
+            f"the stored settings name {address}, and a bucket is only read if this command names it: add --data "
+            f"{address}"
+        )
