@@ -63,6 +63,14 @@ def test_named_runs_and_every_combination_of_the_grid_are_runs_in_order(tmp_path
         (SMALL + "[grid]\nseed = []\n", r"seed in \[grid\] of .* must be a list"),
         (SMALL + "[runs]\nseed = 1\n", r"must contain tables \[runs.NAME\], got 'seed'"),
         (SMALL + '[runs."../x"]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '../x'"),
+        (SMALL + '[runs.".."]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '..'"),
+        (SMALL + '[runs."."]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '.'"),
+        (SMALL + '[grid]\nnetwork = ["mine:Net"]\n', "network 'mine:Net' is own code, .* when a command line names it"),
+        (SMALL + '[grid]\naugment = ["mine:f"]\n', "augment 'mine:f' is own code, .* when a command line names it"),
+        (SMALL + 'lr_mult = ["--network=mine:Net"]\n[grid]\nseed = [1]\n', "lr_mult in .* must not begin with -"),
+        (SMALL + 'lr_mult = {"--network=mine:N" = 1}\n[grid]\nseed = [1]\n', "lr_mult in .* must not begin with -"),
+        (SMALL + '[grid]\nlogger = [["wandb"]]\n', "logger in .* belongs to a single start"),
+        (SMALL + "folds = 3\n[grid]\nseed = [1]\n", "folds without fold is a run for each fold: add the fold"),
         (SMALL + "[grid]\nseed = [1, 1]\n", "names the same run twice"),
         (SMALL + '[grid]\nloss = ["dise"]\noptimizer = ["adm"]\n', "run .* of .*must be one of .*nearest: adamw"),
         (SMALL + "[grid]\nlearning_rate = [0.1, 99]\n", "run learning_rate=99 of .*--learning-rate must be between"),
@@ -76,6 +84,18 @@ def test_named_runs_and_every_combination_of_the_grid_are_runs_in_order(tmp_path
 def test_a_wrong_file_is_answered_before_anything_is_trained(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         plan_of(tmp_path, text)
+
+
+@pytest.mark.parametrize("line", ['network = "mine:Net"', 'augment = "mine:f"', "max_steps = 3", "folds = 2"])
+def test_a_config_file_that_a_sweep_names_may_do_no_more_than_the_sweep(tmp_path, line):
+    (tmp_path / "c.toml").write_text(line)
+    with pytest.raises(UserError, match=f"run seed=1 of .*{line.split()[0]}"):
+        plan_of(tmp_path, SMALL + f'config = "{tmp_path / "c.toml"}"\n[grid]\nseed = [1]\n')
+
+
+def test_every_fold_may_be_a_run_of_the_grid(tmp_path):
+    plan = plan_of(tmp_path, SMALL + "folds = 2\n[grid]\nfold = [1, 2]\n")
+    assert [(run.config.folds, run.config.fold) for run in plan.runs] == [(2, 1), (2, 2)]
 
 
 def test_a_missing_file_is_named(tmp_path):
