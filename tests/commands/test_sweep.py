@@ -35,6 +35,10 @@ loss = "ce + 0.5*dice"
 """
 
 
+RESULT = {"miou": 0.5, "mean_accuracy": 0.6, "global_accuracy": 0.75, "step": 2, "seconds": 90.0}
+RESULT |= {"split": "val", "num_images": 4, "per_class": {"Sky": {"iou": 0.5}}}
+
+
 def plan_of(folder, text):
     file = folder / "losses.toml"
     file.write_text(text)
@@ -113,8 +117,7 @@ def trained(monkeypatch):
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "config.toml").write_text(run.config.to_toml())
         if not codes.get(run.name):
-            result = {"miou": 0.5, "mean_accuracy": 0.6, "global_accuracy": 0.75, "step": 2, "seconds": 90.0}
-            (run.folder / "result.json").write_text(json.dumps(result))
+            (run.folder / "result.json").write_text(json.dumps(RESULT))
         return codes.get(run.name, 0)
 
     monkeypatch.setattr(module, "_train", train)
@@ -132,7 +135,7 @@ def test_a_failed_run_does_not_stop_the_others_and_the_same_command_trains_only_
     codes.clear()
     assert train_all(plan) == 0 and seen == ["dice"]
     text = (tmp_path / "out" / "sweep.md").read_text()
-    assert "| dice | ce + 0.5*dice | 0 | finished | 50.0 % | 60.0 % | 75.0 % | 2 | 1.5 |" in text
+    assert "| dice | ce + 0.5*dice | 0 | finished | val | 50.0 % | 60.0 % | 75.0 % | 2 | 1.5 |" in text
 
 
 def test_a_changed_file_trains_a_finished_run_again_which_train_then_refuses(tmp_path, trained):
@@ -153,6 +156,30 @@ def test_a_signal_stops_after_the_run_that_is_training(tmp_path, trained, monkey
     monkeypatch.setattr(module, "_train", train_and_stop)
     with pytest.raises(Stopped, match="stopped with 1 of 2 runs finished"):
         train_all(plan)
+
+
+def test_a_damaged_result_is_trained_again_and_never_counted(tmp_path, trained, monkeypatch, capsys, caplog):
+    plan = plan_of(tmp_path, SMALL + NAMED)
+    assert train_all(plan) == 0
+    damaged = tmp_path / "out" / "ce" / "result.json"
+    damaged.write_text('{"miou": "x"}')
+    assert [row["status"] for row in rows_of(plan, {})] == ["unfinished", "finished"]
+    train = module._train
+    monkeypatch.setattr(module, "_train", lambda run, stop: 0)  # it leaves the result as it is
+    assert train_all(plan) == 1 and "1 of 2 runs finished" in capsys.readouterr().out
+    assert "result.json is damaged (it has no" in caplog.text and "the run is resumed now" in caplog.text
+    monkeypatch.setattr(module, "_train", train)
+    assert train_all(plan) == 0 and json.loads(damaged.read_text()) == RESULT
+
+
+def test_scores_of_test_images_are_named_and_warned_of_once(tmp_path, trained, monkeypatch, caplog):
+    plan = plan_of(tmp_path, SMALL + NAMED)
+    train_all(plan)
+    assert "test images" not in caplog.text
+    for run in plan.runs:
+        (run.folder / "result.json").write_text(json.dumps(RESULT | {"split": "test"}))
+    assert train_all(plan) == 0 and caplog.text.count("are of the test images") == 1
+    assert "| finished | test | 50.0 % |" in (tmp_path / "out" / "sweep.md").read_text()
 
 
 def test_a_vertical_line_in_a_value_does_not_break_the_table():

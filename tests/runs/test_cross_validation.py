@@ -81,6 +81,16 @@ def test_a_named_folder_is_used_and_other_files_in_it_are_refused(trainer, tmp_p
         run_all(Config(folds=2, coordinator="a:1"))
 
 
+def test_a_damaged_result_of_a_fold_is_named(trainer):
+    def train(config):
+        trainer[0](config)
+        with open(f"{config.run}/result.json", "w") as file:
+            file.write("[1, 2]")
+
+    with pytest.raises(UserError, match="fold-1/result.json is damaged"):
+        cross_validate(Config(data="synthetic", folds=2), train)
+
+
 @pytest.mark.parametrize(("folds", "fold"), [(1, 0), (0, 1), (3, 4)])
 def test_folds_that_do_not_exist_are_refused(folds, fold):
     with pytest.raises(UserError, match=f"--folds must be at least 2, and --fold one of them, got {folds} and {fold}"):
