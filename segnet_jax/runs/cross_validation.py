@@ -47,7 +47,7 @@ def cross_validate(config: Config, train: Callable[[Config], None]) -> pathlib.P
     runs = [folder / f"fold-{fold}" for fold in range(1, config.folds + 1)]
     for fold, run in enumerate(runs, 1):
         logger.info(f"fold     {fold} of {config.folds}: {run}")
-        train(dataclasses.replace(config, run=str(run), fold=fold))
+        train(dataclasses.replace(config, run=str(run), fold=fold, resume=False))  # existing ones resume by themselves
     unfinished = [run.name for run in runs if not confined.is_file(run, RESULT_FILE)]
     if unfinished:  # --max-steps
         logger.info(f"{folder}: {len(unfinished)} of {config.folds} folds are not finished; no table yet")

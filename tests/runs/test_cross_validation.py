@@ -91,6 +91,41 @@ def test_a_damaged_result_of_a_fold_is_named(trainer):
         cross_validate(Config(data="synthetic", folds=2), train)
 
 
+def test_resume_takes_the_settings_of_the_first_fold_and_starts_those_that_are_missing(trainer):
+    def parse(*words):
+        return parse_config(
+            [*words, "--folds", "2", "--run", "cv", "--resume"], prog="segnet_jax.train", description=""
+        )
+
+    with pytest.raises(UserError, match="no run cv/fold-1"):
+        parse("--data", "synthetic")
+    trainer[0](Config(data="synthetic", folds=2, fold=1, run="cv/fold-1", seed=3))
+    trainer[1].clear()
+    config = parse()
+    assert (config.data, config.seed, config.folds, config.fold, config.resume) == ("synthetic", 3, 2, 0, True)
+    cross_validate(config, trainer[0])
+    assert [(each.run, each.fold, each.resume, each.seed) for each in trainer[1]] == [
+        ("cv/fold-1", 1, False, 3),
+        ("cv/fold-2", 2, False, 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flag", "settings"),
+    [
+        ("--split-rule leave-out", {"split_rule": "leave-out", "leave_out": "0016E5"}),
+        ("--split-rule trainval", {"split_rule": "trainval", "result_checkpoint": "last"}),
+        ("--leave-out 0016E5", {"leave_out": "0016E5"}),
+        ("--leave-out-train 5", {"leave_out_train": 5}),
+        ("--val-fraction 0.2", {"val_fraction": 0.2}),
+    ],
+)
+def test_another_choice_of_validation_images_is_refused(flag, settings):
+    for fold in (0, 1):
+        with pytest.raises(UserError, match=f"--folds 3 and {flag} both choose the validation images: use one of them"):
+            Config(folds=3, fold=fold, **settings)
+
+
 @pytest.mark.parametrize(("folds", "fold"), [(1, 0), (0, 1), (3, 4)])
 def test_folds_that_do_not_exist_are_refused(folds, fold):
     with pytest.raises(UserError, match=f"--folds must be at least 2, and --fold one of them, got {folds} and {fold}"):
