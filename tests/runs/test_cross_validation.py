@@ -11,6 +11,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.runs.cross_validation import cross_validate, summarize_folds
 from segnet_jax.runs.dataset import open_data
+from segnet_jax.runs.setup import resolve
 from segnet_jax.system.errors import UserError
 
 MIOU = {1: 0.5, 2: 0.25, 3: 0.75}
@@ -124,6 +125,12 @@ def test_another_choice_of_validation_images_is_refused(flag, settings):
     for fold in (0, 1):
         with pytest.raises(UserError, match=f"--folds 3 and {flag} both choose the validation images: use one of them"):
             Config(folds=3, fold=fold, **settings)
+
+
+def test_the_note_on_test_images_is_only_for_data_without_validation_images(logged):
+    small = {"image_size": (24, 32), "scenes": (8, 4), "depth": 1, "init": "none", "devices": "1"}
+    setup = resolve(Config(data="synthetic", split_rule="trainval", result_checkpoint="last", **small))
+    assert setup.eval_name == "val" and not any("test images" in line for line in logged)
 
 
 @pytest.mark.parametrize(("folds", "fold"), [(1, 0), (0, 1), (3, 4)])
