@@ -15,7 +15,7 @@ from segnet_jax.inference.trained_network import TrainedNetwork, load
 from segnet_jax.reporting.metrics_log import FILE_NAME, flat_numbers, read_metrics
 from segnet_jax.runs.callbacks import Callback, EvaluationResult
 from segnet_jax.runs.default_recipe import default_config
-from segnet_jax.runs.run_folder import RESULT_FILE
+from segnet_jax.runs.run_folder import RESULT_FILE, read_result
 from segnet_jax.system import confined, logs
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.nearest import nearest_hint
@@ -188,4 +188,4 @@ def evaluate(
 
 def _read_run(folder: pathlib.Path) -> Run:
     finished = confined.is_file(folder, RESULT_FILE)
-    return Run(folder, Scores.from_json(confined.read_json(folder, RESULT_FILE)) if finished else None)
+    return Run(folder, Scores.from_json(read_result(folder)) if finished else None)

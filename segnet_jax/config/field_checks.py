@@ -35,6 +35,7 @@ def check_fields(config: Any, max_stages: int) -> None:
         )
     if config.resume and not config.run:
         raise UserError("--resume needs the run to resume: add --run FOLDER")
+    _check_folds(config)
     if config.image_range != (0, 0) and config.image_range[0] >= config.image_range[1]:
         low, high = config.image_range
         raise UserError(f"--image-range must be BLACK WHITE with BLACK < WHITE, got {low} {high}")
@@ -69,6 +70,21 @@ def _check_label_map(config: Any) -> None:
         if not re.fullmatch("[0-9]{1,5}=[0-9]{1,5}", change) or max(map(int, change.split("="))) >= 2**16:
             raise UserError(f"--map must be OLD=NEW, two label values from 0 to 65535, got {change!r}")
     object.__setattr__(config, "map", tuple(dict.fromkeys(config.map)))  # resuming may repeat the run's own
+
+
+def _check_folds(config: Any) -> None:
+    """Check that no other flag splits the images that `--folds` splits."""
+    if not config.folds:
+        return
+    for name, is_given in (
+        ("split_rule", config.split_rule in ("trainval", "leave-out")),
+        ("leave_out", config.leave_out),
+        ("leave_out_train", config.leave_out_train),
+        ("val_fraction", config.val_fraction),
+    ):
+        if is_given:
+            given = f"{option_of(name)} {getattr(config, name)}"
+            raise UserError(f"--folds {config.folds} and {given} both choose the validation images: use one of them")
 
 
 def _check_crop(config: Any) -> None:

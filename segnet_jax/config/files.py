@@ -24,10 +24,15 @@ def read_config(path: pathlib.Path, base: Config) -> Config:
 
     Raises:
       UserError: If the file cannot be read or is not TOML; a key (the nearest known one is named) or protocol is
-        unknown; a value has the wrong type or is out of range.
+        unknown; a value has the wrong type or is out of range; or it sets `logger`, which sends data elsewhere.
     """
     file = pathlib.Path(os.path.realpath(path))  # named by the user, so it may be a link
     values = _read(file.parent, file.name, path)
+    if "logger" in values:
+        raise UserError(
+            f"{shown(str(path))} sets logger, which may only be given on the command line, because it sends the run "
+            "to a service: remove it from the file, and add --logger"
+        )
     if isinstance(name := values.get("protocol"), str) and name:
         base = read_protocol(name, base)
     return override(base, values, source=str(path))

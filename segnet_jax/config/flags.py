@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from segnet_jax.config.fields import Config
-from segnet_jax.config.files import protocol_summaries, read_config, read_protocol, read_run
+from segnet_jax.config.files import is_run, protocol_summaries, read_config, read_protocol, read_run
 from segnet_jax.config.help import help_text
 from segnet_jax.config.options import CONFIG_FLAG, Flag, flags_of, with_own
 from segnet_jax.config.spelling import check_spelling, with_unions_last
@@ -55,7 +55,10 @@ def parse_config(
     flags = _take_verbosity(flags)
     given = _peek(flags)
     run = given.run if given.resume else ""
-    config = read_run(run) if run else Config()
+    if run and given.folds and not given.fold and not is_run(pathlib.Path(run)):  # a folder of folds
+        config = dataclasses.replace(read_run(pathlib.Path(run) / "fold-1"), fold=0)
+    else:
+        config = read_run(run) if run else Config()
     if not (run or base.protocol or base.config or set(_HELP) & set(flags)):
         config = defaults(given.data or config.data, given.init)
     if base.protocol:
@@ -76,7 +79,7 @@ def parse_config(
 def _peek(flags: Sequence[str]) -> argparse.Namespace:
     """Return the values of the flags that determine the defaults, before all are parsed; None if absent."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("run", "data", "init", "epochs", "steps"):
+    for name in ("run", "data", "init", "epochs", "steps", "folds", "fold"):
         parser.add_argument(f"--{name}", nargs="?")
     parser.add_argument("--resume", action="store_true")
     return parser.parse_known_args(flags)[0]

@@ -111,16 +111,16 @@ def print_folds(table: Mapping[str, Mapping]) -> None:
     for heading in ("images", "mIoU %", "Dice %", "global %", "classes %"):
         shown_table.add_column(heading, justify="right", no_wrap=True)
     for place, (name, row) in enumerate(table["folds"].items(), 1):
-        values = [_number(row[key]) for key in columns]
+        values = [_number(row.get(key)) for key in columns]
         shown_table.add_row(name, f"{row['num_images']:,}", *values, end_section=place == len(table["folds"]))
     for name in ("mean", "deviation"):
-        values = [_number(math.nan if (value := table[name][key]) is None else value) for key in columns]
+        values = [_number(table[name].get(key)) for key in columns]
         shown_table.add_row(name, "", *values, style="bold")
     Console(file=sys.stdout, highlight=False).print(shown_table)
 
 
-def _number(fraction: float) -> str:
-    return f"{100 * fraction:.2f}" if math.isfinite(fraction) else "-"
+def _number(fraction: float | None) -> str:
+    return "-" if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.2f}"
 
 
 SPLIT_WORDS = {"train": "Training", "val": "Validation", "test": "Test"}

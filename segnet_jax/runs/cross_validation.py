@@ -16,7 +16,7 @@ from segnet_jax.config.files import is_run, read_run
 from segnet_jax.metrics.table import METRICS
 from segnet_jax.reporting.tables import print_folds
 from segnet_jax.runs.find_run import name_of
-from segnet_jax.runs.run_folder import RESULT_FILE
+from segnet_jax.runs.run_folder import RESULT_FILE, read_result
 from segnet_jax.system import confined
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import UserError
@@ -47,12 +47,12 @@ def cross_validate(config: Config, train: Callable[[Config], None]) -> pathlib.P
     runs = [folder / f"fold-{fold}" for fold in range(1, config.folds + 1)]
     for fold, run in enumerate(runs, 1):
         logger.info(f"fold     {fold} of {config.folds}: {run}")
-        train(dataclasses.replace(config, run=str(run), fold=fold))
+        train(dataclasses.replace(config, run=str(run), fold=fold, resume=False))  # existing ones resume by themselves
     unfinished = [run.name for run in runs if not confined.is_file(run, RESULT_FILE)]
     if unfinished:  # --max-steps
         logger.info(f"{folder}: {len(unfinished)} of {config.folds} folds are not finished; no table yet")
         return folder
-    table = summarize_folds({run.name: confined.read_json(run, RESULT_FILE) for run in runs})
+    table = summarize_folds({run.name: read_result(run) for run in runs})
     atomic_write_json(folder / FOLDS_FILE, table)
     print_folds(table)
     echo(f"each fold validates once, on images that its run did not train on; see {folder}")
@@ -64,7 +64,12 @@ def summarize_folds(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
     Args:
       results: name of the run -> its `result.json`.
+
+    Raises:
+      UserError: If they have different classes.
     """
+    if len({tuple(result["per_class"]) for result in results.values()}) > 1:
+        raise UserError(f"{', '.join(results)} have results of different classes: delete what is not a fold")
     keys = [key for key in METRICS if all(key in result for result in results.values())]
     rows = {
         name: {"num_images": result["num_images"], "step": result["step"], **{key: result[key] for key in keys}}

@@ -14,6 +14,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import CONFIG_FILE, read_run
 from segnet_jax.data.dataset import Dataset
 from segnet_jax.data.labels.label_mapping import StoredLabels, labels_from_json
+from segnet_jax.metrics.table import METRICS
 from segnet_jax.reporting.environment import environment
 from segnet_jax.reporting.evaluations import DATASET_FILE
 from segnet_jax.reporting.evaluations import FOLDER as EVALUATIONS
@@ -28,6 +29,7 @@ RESULT_FILE = "result.json"
 LABELS_FILE = "labels.json"
 """The label rule that the run's labels were read by, resolved from its read options."""
 
+_SCORES = ("miou", "mean_accuracy", "global_accuracy")  # of every result, also of older versions
 _DATA_FILE, _OLD_RESULT_FILE = "data.json", "result_before.json"
 _MAX_BYTES = 4_000_000  # of a label rule with 65,536 values and as many colors
 
@@ -131,6 +133,41 @@ def _changed_files(folder: pathlib.Path, split: str, dataset: Dataset) -> str:
         if before.get(name) != now.get(name)
     ]
     return listed(changed) if changed else "other samples, or another order"
+
+
+def read_result(folder: pathlib.Path) -> dict[str, Any]:
+    """Read the result of a finished run; its scores, and whatever else this package computes with, are checked.
+
+    Raises:
+      UserError: If it is a link, cannot be read, or is damaged.
+    """
+    try:
+        result = confined.read_json(folder, RESULT_FILE)
+        why = _fault_of(result) if isinstance(result, dict) else "it is not a table"
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+    if why:
+        path = shown(os.path.join(folder, RESULT_FILE))
+        raise UserError(f"{path} is damaged ({shown(why)[:200]}): restore it, or delete it and resume the run")
+    return result
+
+
+def _fault_of(result: dict[str, Any]) -> str:
+    """Return what is wrong with a result; "" if nothing is."""
+    if missing := [key for key in (*_SCORES, "per_class", "num_images", "step") if key not in result]:
+        return f"it has no {missing[0]}"
+    rows = result["per_class"]
+    if not isinstance(rows, dict) or not all(isinstance(row, dict) and "iou" in row for row in rows.values()):
+        return "per_class is not a table of classes with their iou"
+    scores = {key: result.get(key) for key in METRICS} | {f"iou of {name}": row["iou"] for name, row in rows.items()}
+    for key, value in scores.items():
+        if value is not None and not (type(value) in (int, float) and 0 <= value <= 1):
+            return f"{key} is {value!r}, not a number from 0 to 1"
+    for key, kinds in (("num_images", (int,)), ("step", (int,)), ("seconds", (int, float))):
+        if not (type(value := result.get(key, 0)) in kinds and 0 <= value < 2**63):
+            return f"{key} is {value!r}, not a number"
+    split = result.get("split")
+    return "" if split in (None, "train", "val", "test") else f"split is {split!r}, not train, val or test"
 
 
 def steps_of_result(folder: pathlib.Path) -> int | None:

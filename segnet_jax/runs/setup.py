@@ -247,7 +247,8 @@ def resolve(config: Config, own: OwnObjects = NO_OBJECTS) -> Setup:
         logger.warning(warning)
     if warning := run_dataset.crop_warning(config, dataset):
         logger.warning(warning)
-    if config.split_rule == "trainval":
+    eval_name = run_dataset.validation_split(dataset)
+    if config.split_rule == "trainval" and eval_name == "test":
         logger.info("note: --split-rule trainval has no validation images: the test images are scored once, at the end")
     sizes = ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items())
     fingerprint = dataset.splits["train"].fingerprint[:12]
@@ -271,7 +272,7 @@ def resolve(config: Config, own: OwnObjects = NO_OBJECTS) -> Setup:
         devices=devices,
         precision=precision,
         dataset=dataset,
-        eval_name=run_dataset.validation_split(dataset),
+        eval_name=eval_name,
         sampler=sampler,
         total_steps=total_steps,
         steps_per_dispatch=steps_per_dispatch(config, devices, sampler.steps_per_epoch, total_steps, config.max_steps),

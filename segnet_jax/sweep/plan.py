@@ -18,6 +18,7 @@ from segnet_jax.system.nearest import nearest_hint
 
 TABLES = ("base", "grid", "runs")
 MOST_RUNS = 1000
+_OF_A_START = {name for name in Config.__dataclass_fields__ if on_resume(name) == "of this start"} - {"profile"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def read_plan(file: str, out: str = "") -> Plan:
         if not isinstance(values, list) or not values:
             raise UserError(f"{name} in [grid] of {file} must be a list of one or more values, got {values!r}")
     for name, values in named.items():
-        if not isinstance(values, dict) or not re.fullmatch(r"[\w.+-]{1,100}", name):
+        if not isinstance(values, dict) or not re.fullmatch(r"[\w+-][\w.+-]{0,99}", name):
             raise UserError(f"[runs] of {file} must contain tables [runs.NAME], got {name!r}")
     folder = pathlib.Path(out or os.path.join("runs", pathlib.Path(file).stem))
     runs = tuple(_planned(file, folder, name, base, varied) for name, varied in _combinations(file, grid, named))
@@ -128,11 +129,44 @@ def _planned(file: str, folder: pathlib.Path, name: str, base: Mapping, varied: 
     for key in settings:
         if key not in known and key != "config":
             raise UserError(f"unknown setting {key!r} in {file}{nearest_hint(key, known)}")
-        if key == "own" or (key in known and on_resume(key) == "of this start" and key not in ("logger", "profile")):
+        if key == "own" or key in _OF_A_START:
             raise UserError(f"{key} in {file} belongs to a single start of train: a sweep cannot set it")
+        _check_texts(file, key, settings[key])
     words = flag_words(Config, settings)
     try:
         config = parse_config(words, prog="segnet_jax.train", description="", defaults=default_config)
     except UserError as error:
         raise UserError(f"run {name} of {file}: {error}") from None
+    _check_config(file, name, config)
     return PlannedRun(name, varied, tuple(words), config, folder / name)
+
+
+def _check_texts(file: str, key: str, value: Any) -> None:
+    """Check that no text in a value would be read as another flag of the command that trains the run."""
+    if isinstance(value, list | dict):
+        for each in (*value, *(value.values() if isinstance(value, dict) else ())):
+            _check_texts(file, key, each)
+    elif isinstance(value, str) and value.startswith("-"):
+        raise UserError(f"{key} in {file} must not begin with -, got {value!r}")
+
+
+def _check_config(file: str, name: str, config: Config) -> None:
+    """Check what a run of a sweep must not do, though its settings, or the file that they name, are valid for `train`.
+
+    Raises:
+      UserError: If it imports own code, belongs to a single start, or is several runs.
+    """
+    for key in ("network", "augment"):
+        value = getattr(config, key)
+        if ":" in value or (key == "augment" and value):
+            raise UserError(
+                f"run {name} of {file}: {key} {value!r} is own code, which is only imported when a command line names "
+                "it: a sweep cannot set it"
+            )
+    if given := sorted(key for key in _OF_A_START if getattr(config, key) != getattr(Config, key)):
+        raise UserError(f"run {name} of {file}: {given[0]} belongs to a single start of train: a sweep cannot set it")
+    if config.folds and not config.fold:
+        raise UserError(
+            f"run {name} of {file}: folds without fold is a run for each fold: add the fold, such as fold = "
+            f"{list(range(1, config.folds + 1))} in [grid]"
+        )

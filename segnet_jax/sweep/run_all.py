@@ -10,7 +10,7 @@ from typing import Any
 from segnet_jax.config.differences import differences
 from segnet_jax.config.files import is_run, read_run
 from segnet_jax.metrics.table import METRICS
-from segnet_jax.runs.run_folder import RESULT_FILE
+from segnet_jax.runs.run_folder import RESULT_FILE, read_result
 from segnet_jax.sweep.plan import Plan, PlannedRun
 from segnet_jax.system import confined
 from segnet_jax.system.console import echo
@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 TABLE, ROWS = "sweep.md", "sweep.json"
 _MARK = "<!-- written by segnet_jax.sweep -->\n"
-_SCORES = ("miou", "mean_accuracy", "global_accuracy")
+_RESULTS = ("split", "miou", "mean_accuracy", "global_accuracy", "step", "seconds")
 
 
 def train_all(plan: Plan) -> int:
-    """Train every run that is not finished; return 0, or the exit code of the first run that failed.
+    """Train every run that is not finished; return 0, the exit code of the first that failed, or 1 without a result.
 
     The table is written after every run.
 
@@ -43,7 +43,7 @@ def train_all(plan: Plan) -> int:
     codes: dict[str, int] = {}
     with Stop("the run is saved first") as stop:
         for number, run in enumerate(plan.runs, start=1):
-            if not is_finished(run):
+            if not _is_finished_or_warn(run):
                 logger.info(f"sweep    run {number} of {len(plan.runs)}: {run.name}")
                 codes[run.name] = _train(run, stop)
             write_table(plan, codes)
@@ -51,17 +51,39 @@ def train_all(plan: Plan) -> int:
                 done = sum(map(is_finished, plan.runs))
                 raise Stopped(stop.exit_code or 130, f"stopped with {done} of {len(plan.runs)} runs finished")
     print_table(plan, codes)
-    failed = [code for code in codes.values() if code]
-    echo(f"{len(plan.runs) - len(failed)} of {len(plan.runs)} runs finished; see {plan.folder / TABLE}")
-    return failed[0] if failed else 0
+    if any(row["split"] == "test" for row in rows_of(plan, codes)):
+        logger.warning(
+            "scores of the split test are of the test images: choose no settings by them, but by validation images; "
+            "data without any may be split with val_fraction, or with folds and fold"
+        )
+    done = sum(map(is_finished, plan.runs))
+    echo(f"{done} of {len(plan.runs)} runs finished; see {plan.folder / TABLE}")
+    return next(filter(None, codes.values()), 0 if done == len(plan.runs) else 1)
 
 
 def is_finished(run: PlannedRun) -> bool:
-    """Return whether a run with these settings has a result."""
+    """Return whether a run with these settings has a result, which is not damaged."""
+    with contextlib.suppress(UserError):
+        return _read_result(run) is not None
+    return False
+
+
+def _is_finished_or_warn(run: PlannedRun) -> bool:
     try:
-        return confined.is_file(run.folder, RESULT_FILE) and not differences(read_run(run.folder), run.config)
-    except (OSError, UserError):
+        return _read_result(run) is not None
+    except UserError as error:
+        logger.warning(f"{error}; the run is resumed now")
         return False
+
+
+def _read_result(run: PlannedRun) -> dict[str, Any] | None:
+    """Return the result of a finished run with these settings; None for others; UserError if it is damaged."""
+    try:
+        if not confined.is_file(run.folder, RESULT_FILE) or differences(read_run(run.folder), run.config):
+            return None
+    except (OSError, UserError):
+        return None
+    return read_result(run.folder)
 
 
 def _train(run: PlannedRun, stop: Stop) -> int:
@@ -93,13 +115,12 @@ def _settings(plan: Plan, run: PlannedRun) -> dict[str, Any]:
 
 def _result(run: PlannedRun, code: int | None) -> dict[str, Any]:
     if is_finished(run):
-        found = confined.read_json(run.folder, RESULT_FILE)
-        scores = {key: found.get(key) for key in _SCORES}
-        return {"status": "finished", **scores, "step": found.get("step"), "seconds": found.get("seconds")}
+        found = read_result(run.folder)
+        return {"status": "finished", **{key: found.get(key) for key in _RESULTS}}
     status = "unfinished" if is_run(run.folder) else "waiting"
     if code:
         status = f"failed, exit code {code}" if code > 0 else f"killed by signal {-code}"
-    return {"status": status, **dict.fromkeys((*_SCORES, "step", "seconds"))}
+    return {"status": status, **dict.fromkeys(_RESULTS)}
 
 
 def markdown(rows: Sequence[dict[str, Any]]) -> str:

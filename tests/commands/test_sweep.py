@@ -35,6 +35,10 @@ loss = "ce + 0.5*dice"
 """
 
 
+RESULT = {"miou": 0.5, "mean_accuracy": 0.6, "global_accuracy": 0.75, "step": 2, "seconds": 90.0}
+RESULT |= {"split": "val", "num_images": 4, "per_class": {"Sky": {"iou": 0.5}}}
+
+
 def plan_of(folder, text):
     file = folder / "losses.toml"
     file.write_text(text)
@@ -63,6 +67,14 @@ def test_named_runs_and_every_combination_of_the_grid_are_runs_in_order(tmp_path
         (SMALL + "[grid]\nseed = []\n", r"seed in \[grid\] of .* must be a list"),
         (SMALL + "[runs]\nseed = 1\n", r"must contain tables \[runs.NAME\], got 'seed'"),
         (SMALL + '[runs."../x"]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '../x'"),
+        (SMALL + '[runs.".."]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '..'"),
+        (SMALL + '[runs."."]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '.'"),
+        (SMALL + '[grid]\nnetwork = ["mine:Net"]\n', "network 'mine:Net' is own code, .* when a command line names it"),
+        (SMALL + '[grid]\naugment = ["mine:f"]\n', "augment 'mine:f' is own code, .* when a command line names it"),
+        (SMALL + 'lr_mult = ["--network=mine:Net"]\n[grid]\nseed = [1]\n', "lr_mult in .* must not begin with -"),
+        (SMALL + 'lr_mult = {"--network=mine:N" = 1}\n[grid]\nseed = [1]\n', "lr_mult in .* must not begin with -"),
+        (SMALL + '[grid]\nlogger = [["wandb"]]\n', "logger in .* belongs to a single start"),
+        (SMALL + "folds = 3\n[grid]\nseed = [1]\n", "folds without fold is a run for each fold: add the fold"),
         (SMALL + "[grid]\nseed = [1, 1]\n", "names the same run twice"),
         (SMALL + '[grid]\nloss = ["dise"]\noptimizer = ["adm"]\n', "run .* of .*must be one of .*nearest: adamw"),
         (SMALL + "[grid]\nlearning_rate = [0.1, 99]\n", "run learning_rate=99 of .*--learning-rate must be between"),
@@ -76,6 +88,18 @@ def test_named_runs_and_every_combination_of_the_grid_are_runs_in_order(tmp_path
 def test_a_wrong_file_is_answered_before_anything_is_trained(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         plan_of(tmp_path, text)
+
+
+@pytest.mark.parametrize("line", ['network = "mine:Net"', 'augment = "mine:f"', "max_steps = 3", "folds = 2"])
+def test_a_config_file_that_a_sweep_names_may_do_no_more_than_the_sweep(tmp_path, line):
+    (tmp_path / "c.toml").write_text(line)
+    with pytest.raises(UserError, match=f"run seed=1 of .*{line.split()[0]}"):
+        plan_of(tmp_path, SMALL + f'config = "{tmp_path / "c.toml"}"\n[grid]\nseed = [1]\n')
+
+
+def test_every_fold_may_be_a_run_of_the_grid(tmp_path):
+    plan = plan_of(tmp_path, SMALL + "folds = 2\n[grid]\nfold = [1, 2]\n")
+    assert [(run.config.folds, run.config.fold) for run in plan.runs] == [(2, 1), (2, 2)]
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -93,8 +117,7 @@ def trained(monkeypatch):
         run.folder.mkdir(parents=True, exist_ok=True)
         (run.folder / "config.toml").write_text(run.config.to_toml())
         if not codes.get(run.name):
-            result = {"miou": 0.5, "mean_accuracy": 0.6, "global_accuracy": 0.75, "step": 2, "seconds": 90.0}
-            (run.folder / "result.json").write_text(json.dumps(result))
+            (run.folder / "result.json").write_text(json.dumps(RESULT))
         return codes.get(run.name, 0)
 
     monkeypatch.setattr(module, "_train", train)
@@ -112,7 +135,7 @@ def test_a_failed_run_does_not_stop_the_others_and_the_same_command_trains_only_
     codes.clear()
     assert train_all(plan) == 0 and seen == ["dice"]
     text = (tmp_path / "out" / "sweep.md").read_text()
-    assert "| dice | ce + 0.5*dice | 0 | finished | 50.0 % | 60.0 % | 75.0 % | 2 | 1.5 |" in text
+    assert "| dice | ce + 0.5*dice | 0 | finished | val | 50.0 % | 60.0 % | 75.0 % | 2 | 1.5 |" in text
 
 
 def test_a_changed_file_trains_a_finished_run_again_which_train_then_refuses(tmp_path, trained):
@@ -133,6 +156,30 @@ def test_a_signal_stops_after_the_run_that_is_training(tmp_path, trained, monkey
     monkeypatch.setattr(module, "_train", train_and_stop)
     with pytest.raises(Stopped, match="stopped with 1 of 2 runs finished"):
         train_all(plan)
+
+
+def test_a_damaged_result_is_trained_again_and_never_counted(tmp_path, trained, monkeypatch, capsys, caplog):
+    plan = plan_of(tmp_path, SMALL + NAMED)
+    assert train_all(plan) == 0
+    damaged = tmp_path / "out" / "ce" / "result.json"
+    damaged.write_text('{"miou": "x"}')
+    assert [row["status"] for row in rows_of(plan, {})] == ["unfinished", "finished"]
+    train = module._train
+    monkeypatch.setattr(module, "_train", lambda run, stop: 0)  # it leaves the result as it is
+    assert train_all(plan) == 1 and "1 of 2 runs finished" in capsys.readouterr().out
+    assert "result.json is damaged (it has no" in caplog.text and "the run is resumed now" in caplog.text
+    monkeypatch.setattr(module, "_train", train)
+    assert train_all(plan) == 0 and json.loads(damaged.read_text()) == RESULT
+
+
+def test_scores_of_test_images_are_named_and_warned_of_once(tmp_path, trained, monkeypatch, caplog):
+    plan = plan_of(tmp_path, SMALL + NAMED)
+    train_all(plan)
+    assert "test images" not in caplog.text
+    for run in plan.runs:
+        (run.folder / "result.json").write_text(json.dumps(RESULT | {"split": "test"}))
+    assert train_all(plan) == 0 and caplog.text.count("are of the test images") == 1
+    assert "| finished | test | 50.0 % |" in (tmp_path / "out" / "sweep.md").read_text()
 
 
 def test_a_vertical_line_in_a_value_does_not_break_the_table():

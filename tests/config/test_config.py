@@ -32,6 +32,7 @@ def test_a_config_survives_its_toml_form(tmp_path):
         ),
         ("learning_rate = -1", "--learning-rate must be between .*, got -1"),
         ("seed = nan", "seed in .* must be int"),
+        ('logger = ["wandb"]', "sets logger, which may only be given on the command line, .* and add --logger"),
     ],
 )
 def test_a_faulty_file_is_refused_by_key(tmp_path, text, message):

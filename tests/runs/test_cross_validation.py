@@ -11,6 +11,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.runs.cross_validation import cross_validate, summarize_folds
 from segnet_jax.runs.dataset import open_data
+from segnet_jax.runs.setup import resolve
 from segnet_jax.system.errors import UserError
 
 MIOU = {1: 0.5, 2: 0.25, 3: 0.75}
@@ -79,6 +80,57 @@ def test_a_named_folder_is_used_and_other_files_in_it_are_refused(trainer, tmp_p
         run_all(Config(data="synthetic", folds=2, run="mine/fold-1"))
     with pytest.raises(UserError, match="--folds trains in one process, got --coordinator"):
         run_all(Config(folds=2, coordinator="a:1"))
+
+
+def test_a_damaged_result_of_a_fold_is_named(trainer):
+    def train(config):
+        trainer[0](config)
+        with open(f"{config.run}/result.json", "w") as file:
+            file.write("[1, 2]")
+
+    with pytest.raises(UserError, match="fold-1/result.json is damaged"):
+        cross_validate(Config(data="synthetic", folds=2), train)
+
+
+def test_resume_takes_the_settings_of_the_first_fold_and_starts_those_that_are_missing(trainer):
+    def parse(*words):
+        return parse_config(
+            [*words, "--folds", "2", "--run", "cv", "--resume"], prog="segnet_jax.train", description=""
+        )
+
+    with pytest.raises(UserError, match="no run cv/fold-1"):
+        parse("--data", "synthetic")
+    trainer[0](Config(data="synthetic", folds=2, fold=1, run="cv/fold-1", seed=3))
+    trainer[1].clear()
+    config = parse()
+    assert (config.data, config.seed, config.folds, config.fold, config.resume) == ("synthetic", 3, 2, 0, True)
+    cross_validate(config, trainer[0])
+    assert [(each.run, each.fold, each.resume, each.seed) for each in trainer[1]] == [
+        ("cv/fold-1", 1, False, 3),
+        ("cv/fold-2", 2, False, 3),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flag", "settings"),
+    [
+        ("--split-rule leave-out", {"split_rule": "leave-out", "leave_out": "0016E5"}),
+        ("--split-rule trainval", {"split_rule": "trainval", "result_checkpoint": "last"}),
+        ("--leave-out 0016E5", {"leave_out": "0016E5"}),
+        ("--leave-out-train 5", {"leave_out_train": 5}),
+        ("--val-fraction 0.2", {"val_fraction": 0.2}),
+    ],
+)
+def test_another_choice_of_validation_images_is_refused(flag, settings):
+    for fold in (0, 1):
+        with pytest.raises(UserError, match=f"--folds 3 and {flag} both choose the validation images: use one of them"):
+            Config(folds=3, fold=fold, **settings)
+
+
+def test_the_note_on_test_images_is_only_for_data_without_validation_images(logged):
+    small = {"image_size": (24, 32), "scenes": (8, 4), "depth": 1, "init": "none", "devices": "1"}
+    setup = resolve(Config(data="synthetic", split_rule="trainval", result_checkpoint="last", **small))
+    assert setup.eval_name == "val" and not any("test images" in line for line in logged)
 
 
 @pytest.mark.parametrize(("folds", "fold"), [(1, 0), (0, 1), (3, 4)])

@@ -1,0 +1,58 @@
+"""Test the reader of `result.json`: whatever is in the file, it returns what was written, or one line."""
+
+import json
+
+import pytest
+
+from segnet_jax import api
+from segnet_jax.runs.cross_validation import summarize_folds
+from segnet_jax.runs.run_folder import read_result
+from segnet_jax.system.errors import UserError
+
+RESULT = {"miou": 0.5, "mean_accuracy": None, "global_accuracy": 1, "step": 2, "num_images": 4, "split": "val"}
+RESULT |= {"per_class": {"Sky": {"iou": 0.5}, "Car": {"iou": None}}, "seconds": 1.5}
+
+
+def test_a_result_is_returned_as_it_is_also_without_the_scores_that_older_versions_lack(tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(RESULT))
+    assert read_result(tmp_path) == RESULT
+    assert api._read_run(tmp_path).scores.iou == {"Sky": 0.5, "Car": None}
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ("[1, 2]", "it is not a table"),
+        ("{", "Expecting"),
+        ("[" * 100_000, "nested too deep"),
+        ('{"miou": "x"}', "it has no"),
+        *(
+            (json.dumps(RESULT | change), why)
+            for change, why in (
+                ({"miou": "x"}, "miou is 'x', not a number from 0 to 1"),
+                ({"miou": True}, "miou is True"),
+                ({"miou": float("nan")}, "miou is nan"),
+                ({"mean_dice": 10**400}, "mean_dice is 1000"),
+                ({"per_class": [1]}, "per_class is not a table of classes"),
+                ({"per_class": {"Sky": 0.5}}, "per_class is not a table of classes"),
+                ({"per_class": {"Sky": {"iou": "x"}}}, "iou of Sky is 'x'"),
+                ({"step": 1.5}, "step is 1.5"),
+                ({"num_images": None}, "num_images is None"),
+                ({"seconds": "x"}, "seconds is 'x'"),
+                ({"split": ["val"]}, "split is"),
+            )
+        ),
+        *((json.dumps({k: v for k, v in RESULT.items() if k != key}), f"it has no {key}") for key in list(RESULT)[:5]),
+    ],
+)
+def test_a_damaged_or_foreign_result_is_answered_in_one_line(tmp_path, text, why):
+    (tmp_path / "result.json").write_text(text)
+    for read in (read_result, api._read_run):
+        with pytest.raises(UserError, match=rf"result.json is damaged \(.*{why}.*\): restore it, or delete") as error:
+            read(tmp_path)
+        assert "\n" not in str(error.value)
+
+
+def test_folds_with_other_classes_are_refused():
+    with pytest.raises(UserError, match="fold-1, fold-2 have results of different classes"):
+        summarize_folds({"fold-1": RESULT, "fold-2": RESULT | {"per_class": {"Sea": {"iou": 0.5}}}})
