@@ -14,12 +14,12 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.config.options import File, Folder, ImageSize, NumDevices, RunFolder, RunFolders
 from segnet_jax.data.input_pipeline.cache import CachedSplit
-from segnet_jax.inference.averaging import TTA, Augmentation
+from segnet_jax.inference.averaging import TTA, Views
 from segnet_jax.inference.ensemble import open_others, warn_of_other_splits
 from segnet_jax.inference.network import unfolded
 from segnet_jax.inference.predictor import Sizing
 from segnet_jax.inference.sampling import check_samples
-from segnet_jax.inference.split_evaluation import EvaluatedNetwork, EvaluationResult, evaluate_split
+from segnet_jax.inference.split_evaluation import EvaluatedNetwork, SplitScores, evaluate_split
 from segnet_jax.inference.temperature import CALIBRATION_FILE
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.csv_files import image_scores_csv, is_image_scores
@@ -84,7 +84,7 @@ class EvaluateOptions:
         Raises:
           UserError: If two of them contradict each other.
         """
-        averages = self.more_runs or not self.augmentation.is_off
+        averages = self.more_runs or not self.views.is_off
         if self.samples and (averages or self.tile != (0, 0)):
             raise UserError("--samples is for single networks without --tta, --tta-scales and --tile: remove either")
         if self.tile != (0, 0) and (self.pictures or self.calibrate):
@@ -95,9 +95,9 @@ class EvaluateOptions:
             raise UserError("--calibrate is for one run as it is: remove other runs, --no-ema and --batch-norm")
 
     @property
-    def augmentation(self) -> Augmentation:
+    def views(self) -> Views:
         """The views of an image whose probabilities are averaged."""
-        return Augmentation.of(self.tta, self.tta_scales)
+        return Views.of(self.tta, self.tta_scales)
 
 
 def main() -> int:
@@ -168,7 +168,7 @@ def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = NO_OBJECTS) -> 
         if options.csv:
             _write_csv(options.csv, evaluated, classes.names)
         if evaluated.temperature:
-            fitted = evaluated.temperature.as_json() | about | {"tta": options.augmentation.as_json()}
+            fitted = evaluated.temperature.as_json() | about | {"tta": options.views.as_json()}
             atomic_write_json(os.path.join(options.run, CALIBRATION_FILE), fitted)
         if evaluated.sampled:
             photographs = None if options.masks_only else samples
@@ -227,13 +227,13 @@ def _open(options: EvaluateOptions, own: OwnObjects) -> Subject:
         split=split,
         restored=restored,
         others=others,
-        augmentation=options.augmentation,
+        views=options.views,
         sizing=sizing,
     )
     return Subject(options, trained, precision, network, recomputes)
 
 
-def _evaluate(subject: Subject, samples: CachedSplit | None) -> EvaluationResult:
+def _evaluate(subject: Subject, samples: CachedSplit | None) -> SplitScores:
     options, network = subject.options, subject.network
     about_run = (options.run, subject.trained, network.dataset, network.restored, network.devices)
     return evaluate_split(
@@ -246,13 +246,13 @@ def _evaluate(subject: Subject, samples: CachedSplit | None) -> EvaluationResult
     )
 
 
-def _write_csv(path: str, evaluated: EvaluationResult, class_names: Sequence[str]) -> None:
+def _write_csv(path: str, evaluated: SplitScores, class_names: Sequence[str]) -> None:
     if evaluated.by_image is None:
         raise UserError("--csv is not possible for so many images and classes; the scores above are complete")
     atomic_write_text(path, image_scores_csv(evaluated.by_image.names, evaluated.by_image.confusions, class_names))
 
 
-def _print(subject: Subject, evaluated: EvaluationResult, image_summary: dict[str, Any]) -> None:
+def _print(subject: Subject, evaluated: SplitScores, image_summary: dict[str, Any]) -> None:
     options, network = subject.options, subject.network
     table = scores(evaluated.evaluation.confusion)
     print_table(table, network.dataset.classes, interval=image_summary["interval"], boundary=evaluated.boundary)
@@ -261,7 +261,7 @@ def _print(subject: Subject, evaluated: EvaluationResult, image_summary: dict[st
     step = network.restored.meta["step"]
     about = f"{len(network.split)} {options.split} images, {network.restored.which} checkpoint (step {step})"
     averaged = [f"mean of {1 + len(network.others)} runs"] if network.others else []
-    averaged += [] if network.augmentation.is_off else [str(network.augmentation)]
+    averaged += [] if network.views.is_off else [str(network.views)]
     averaged += [f"tiles of {options.tile[0]}x{options.tile[1]}"] if network.sizing.tile else []
     echo(", ".join([about, *averaged]))
     if subject.recomputes:
@@ -272,7 +272,7 @@ def _print(subject: Subject, evaluated: EvaluationResult, image_summary: dict[st
         echo(f"temperature {fitted.temperature:.4f}: calibration error {before} before, {after} after")
 
 
-def _summary(subject: Subject, evaluated: EvaluationResult) -> dict[str, Any]:
+def _summary(subject: Subject, evaluated: SplitScores) -> dict[str, Any]:
     """Return what `--json` writes, except for the summary of single images."""
     options, network = subject.options, subject.network
     config, restored, num_images = network.config, network.restored, len(network.split)

@@ -24,7 +24,7 @@ from segnet_jax.constants import RGB, VOID
 from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, make_label_rule
-from segnet_jax.inference.averaging import TTA, Augmentation, average
+from segnet_jax.inference.averaging import TTA, Views, average
 from segnet_jax.inference.ensemble import open_others
 from segnet_jax.inference.network import folded, unfolded
 from segnet_jax.inference.outputs import (
@@ -114,13 +114,13 @@ class PredictOptions:
         """
         if not -1 <= self.void <= VOID:
             raise UserError(f"--void must be between 0 and {VOID}, got {self.void}")
-        if self.samples and (self.num_others or not self.augmentation.is_off):
+        if self.samples and (self.num_others or not self.views.is_off):
             raise UserError("--samples is for single networks without --tta and --tta-scales: remove either")
 
     @property
-    def augmentation(self) -> Augmentation:
+    def views(self) -> Views:
         """The views of an image whose probabilities are averaged."""
-        return Augmentation.of(self.tta, self.tta_scales)
+        return Views.of(self.tta, self.tta_scales)
 
     @property
     def num_others(self) -> int:
@@ -188,9 +188,9 @@ def predict(options: PredictOptions) -> int:
             own = form(restored, config)
             which = options.checkpoint
             members = own, *open_others((options.run, own), others, here, form, which, devices, precision)
-            network, temperature = average(members, options.augmentation), 1.0
+            network, temperature = average(members, options.views), 1.0
             if not others and not options.samples:
-                temperature = read_temperature(run, network.step, options.augmentation)
+                temperature = read_temperature(run, network.step, options.views)
             if options.samples:
                 check_samples(config.dropout, options.samples, options.run)
             per_device = config.batch_size_per_device
@@ -250,7 +250,7 @@ def predict(options: PredictOptions) -> int:
 def _averaging(options: PredictOptions, others: Sequence[str], temperature: float) -> dict[str, Any]:
     """Return what the summary says about averages and calibration; {} without either."""
     said = {"runs": [options.run, *others]} if others else {}
-    if not options.augmentation.is_off:
+    if not options.views.is_off:
         said |= {"tta": options.tta, "tta_scales": options.tta_scales}
     return said | ({"temperature": temperature} if temperature != 1 else {})
 

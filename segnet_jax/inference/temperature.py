@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from segnet_jax.distributed.data_parallel import AXIS, AheadOfTime, Devices, parallel_eval_step, prefetch, replicate
-from segnet_jax.inference.averaging import Augmentation
+from segnet_jax.inference.averaging import Views
 from segnet_jax.inference.network import Network
 from segnet_jax.metrics.calibration import calibration, count_in_bins
 from segnet_jax.metrics.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature, nll_and_slope
@@ -102,13 +102,13 @@ def _bins_step(state, inputs, store, *, make_batch, forward):
     return lax.psum(counts, AXIS), nll_and_slope(logits, label, factors)
 
 
-def read_temperature(run: str, step: int, augmentation: Augmentation) -> float:
+def read_temperature(run: str, step: int, views: Views) -> float:
     """Return the temperature of a run's network; 1 without a calibration of this checkpoint and these views.
 
     Args:
       run: run folder or exported folder.
       step: step of the checkpoint in use.
-      augmentation: the views that are averaged.
+      views: the views that are averaged.
 
     Raises:
       UserError: If the file is damaged, a link, or too large.
@@ -124,7 +124,7 @@ def read_temperature(run: str, step: int, augmentation: Augmentation) -> float:
         raise UserError(damaged) from None
     if not (math.isfinite(temperature) and MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE):
         raise UserError(damaged)
-    if fitted != (step, augmentation.as_json()):
+    if fitted != (step, views.as_json()):
         logger.info(f"note: {path} is of another checkpoint or other --tta flags, so the confidence is not calibrated")
         return 1.0
     return temperature

@@ -12,7 +12,7 @@ import segnet_jax
 from segnet_jax import evaluate, predict
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
-from segnet_jax.inference.averaging import Augmentation
+from segnet_jax.inference.averaging import Views
 from segnet_jax.inference.temperature import read_temperature
 from segnet_jax.runs.dataset import open_data
 from segnet_jax.system.errors import UserError
@@ -81,11 +81,11 @@ def test_the_temperature_is_fitted_on_all_labeled_pixels_and_used_by_predict(run
 
 
 def test_a_calibration_of_another_checkpoint_or_other_views_is_not_used(run, logged):
-    stored = {"temperature": 2.5, "step": 7, "tta": Augmentation().as_json()}
+    stored = {"temperature": 2.5, "step": 7, "tta": Views().as_json()}
     (run / "calibration.json").write_text(json.dumps(stored))
-    assert read_temperature(run, 7, Augmentation()) == 2.5
-    assert read_temperature(run, 8, Augmentation()) == 1
-    assert read_temperature(run, 7, Augmentation(flip=True)) == 1
+    assert read_temperature(run, 7, Views()) == 2.5
+    assert read_temperature(run, 8, Views()) == 1
+    assert read_temperature(run, 7, Views(flip=True)) == 1
     assert len([line for line in logged if "the confidence is not calibrated" in line]) == 2
 
 
@@ -93,4 +93,4 @@ def test_a_calibration_of_another_checkpoint_or_other_views_is_not_used(run, log
 def test_a_damaged_calibration_is_named(run, content):
     (run / "calibration.json").write_text(content)
     with pytest.raises(UserError, match="calibration.json is damaged: run evaluate --calibrate again, or delete it"):
-        read_temperature(run, 7, Augmentation())
+        read_temperature(run, 7, Views())
