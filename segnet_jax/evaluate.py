@@ -20,7 +20,7 @@ from segnet_jax.inference.network import unfolded
 from segnet_jax.inference.predictor import Sizing
 from segnet_jax.inference.sampling import check_samples
 from segnet_jax.inference.split_evaluation import EvaluatedNetwork, SplitScores, evaluate_split
-from segnet_jax.inference.temperature import CALIBRATION_FILE
+from segnet_jax.inference.temperature import CALIBRATION_FILE, check_own_images, conditions
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.csv_files import image_scores_csv, is_image_scores
 from segnet_jax.reporting.environment import result
@@ -39,8 +39,8 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_json, atomic_write_text, check_distinct, check_place, write_result
 from segnet_jax.training.devices import start_devices
 from segnet_jax.training.network_source import is_exported, local_folder, read_network_config
-from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects
-from segnet_jax.training.restored import CheckpointChoice, restore
+from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects, missing
+from segnet_jax.training.restored import BatchNormChoice, CheckpointChoice, restore
 
 DESCRIPTION = """Score a checkpoint of a run on every image of a split; with several runs, their mean probabilities.
 
@@ -59,7 +59,7 @@ class EvaluateOptions:
     data: Folder = ""  # dataset folder; default: the one that the run was trained on
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
     network: str = ""  # own network that the run was trained with, MODULE:CLASS, which is imported only if named here
-    batch_norm: Literal["run", "running", "recompute"] = "run"  # BatchNorm statistics to use; run: as the run's config
+    batch_norm: BatchNormChoice = "run"  # BatchNorm statistics to use; run: as the run's config
     ema: bool = True  # use the averaged (EMA or SWA) parameters if the run has them
     samples: int = 0  # also evaluate the mean of this many dropout samples (Bayesian SegNet), with its uncertainty
     tta: TTA = "none"  # test-time augmentation: flip averages the probabilities over the image and its mirror image
@@ -163,13 +163,14 @@ def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = NO_OBJECTS) -> 
     summary = _summary(subject, evaluated) | image_summary
     _print(subject, evaluated, image_summary)
     try:
+        if evaluated.temperature:
+            valid_for = conditions(network.restored.meta, options.views, network.sizing)
+            fitted = evaluated.temperature.as_json() | about | valid_for
+            atomic_write_json(os.path.join(options.run, CALIBRATION_FILE), fitted)
         if options.json:
             write_result(options.json, summary)
         if options.csv:
             _write_csv(options.csv, evaluated, classes.names)
-        if evaluated.temperature:
-            fitted = evaluated.temperature.as_json() | about | {"tta": options.views.as_json()}
-            atomic_write_json(os.path.join(options.run, CALIBRATION_FILE), fitted)
         if evaluated.sampled:
             photographs = None if options.masks_only else samples
             evaluated.sampled.report(options.run, about, network.split.names, photographs, classes)
@@ -184,8 +185,9 @@ def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = NO_OBJECTS) -> 
 
 
 def _open(options: EvaluateOptions, own: OwnObjects) -> Subject:
-    trained = read_network_config(options.run, options.network)
+    trained = read_network_config(options.run, options.network, options.more_runs)
     check_has_dataset(options.run, options.data)
+    own_of_first = own if not options.more_runs or missing("model", trained.own) else NO_OBJECTS
     rule = trained.batch_norm if options.batch_norm == "run" else options.batch_norm
     here = {
         "devices": options.devices,
@@ -193,8 +195,7 @@ def _open(options: EvaluateOptions, own: OwnObjects) -> Subject:
         "batch_size_per_device": options.batch_size_per_device,
         **({"data": options.data} if options.data else {}),
     }
-    # Recomputed statistics of a single network are evaluated in addition.
-    config = dataclasses.replace(trained, batch_norm=rule if options.more_runs else "running", **here)
+    config = dataclasses.replace(trained, **here)
     sizing = Sizing.of(config, "trained", options.tile, options.overlap)
     devices, precision = start_devices(config)
     if not sizing.tile:
@@ -206,18 +207,20 @@ def _open(options: EvaluateOptions, own: OwnObjects) -> Subject:
     split = dataset.splits.get(options.split)
     if not split:
         raise UserError(f"{dataset.name} has no {options.split} split; choose --split from {', '.join(dataset.splits)}")
-    restored = restore(options.run, config, options.checkpoint, devices, precision, options.ema, own=own)
+    how = {"checkpoint": options.checkpoint, "devices": devices, "precision": precision, "use_ema": options.ema}
+    statistics = options.batch_norm if options.more_runs else "running"  # recomputed ones are evaluated in addition
+    restored = restore(options.run, config, **how, own=own_of_first, batch_norm=statistics)
     if restored.meta["classes"] != list(dataset.classes.names):
         raise UserError(f"the classes of dataset {dataset.name} differ from those that {options.run} was trained on")
-    if options.batch_norm != "run":
-        here["batch_norm"] = options.batch_norm
-    first, which = (options.run, unfolded(restored, config)), options.checkpoint
-    others = open_others(first, options.more_runs, here, unfolded, which, devices, precision, options.ema)
+    first = options.run, unfolded(restored, config)
+    others = open_others(first, options.more_runs, here, unfolded, **how, batch_norm=options.batch_norm, own=own)
     if options.split != "test":
         warn_of_other_splits((options.run, *options.more_runs), (first[1], *others))
     recomputes = rule == "recompute" and not others
     if recomputes:
         check_recomputable(restored.meta, options.run)
+    if options.calibrate:
+        check_own_images(split, restored.meta, options.run)
     if options.samples:
         check_samples(restored.model.dropout, options.samples, options.run)
     network = EvaluatedNetwork(

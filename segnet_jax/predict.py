@@ -39,7 +39,7 @@ from segnet_jax.inference.prediction_pipeline import segment_all
 from segnet_jax.inference.predictor import Predictor, Size, Sizing
 from segnet_jax.inference.sampling import check_samples
 from segnet_jax.inference.sources import Source, find_sources, name_outputs
-from segnet_jax.inference.temperature import read_temperature
+from segnet_jax.inference.temperature import conditions, read_temperature
 from segnet_jax.inference.video import load_av
 from segnet_jax.runs import run_folder
 from segnet_jax.runs.dataset import read_options_of
@@ -163,7 +163,7 @@ def predict(options: PredictOptions) -> int:
                 "batch_size_per_device": options.batch_size_per_device,
                 "precision": options.precision,
             }
-            config = dataclasses.replace(read_network_config(run, options.network), **here)
+            config = dataclasses.replace(read_network_config(run, options.network, others), **here)
             sizing = Sizing.of(config, options.size, options.tile, options.overlap)
             if options.uncertainty and not options.samples:
                 raise UserError("--uncertainty needs dropout samples: add --samples 20")
@@ -190,7 +190,7 @@ def predict(options: PredictOptions) -> int:
             members = own, *open_others((options.run, own), others, here, form, which, devices, precision)
             network, temperature = average(members, options.views), 1.0
             if not others and not options.samples:
-                temperature = read_temperature(run, network.step, options.views)
+                temperature = read_temperature(run, conditions(restored.meta, options.views, sizing))
             if options.samples:
                 check_samples(config.dropout, options.samples, options.run)
             per_device = config.batch_size_per_device

@@ -234,9 +234,16 @@ def test_runs_of_other_folds_are_warned_of_as_their_training_images_may_be_score
         for fold, each in ((1, one), (2, other))
     ]
     warn_of_other_splits(("a", "b"), folds)
-    assert logged == ["warning: b has another --fold than a: it may have been trained on images scored here"]
+    assert logged == [
+        "warning: b was trained with a different --fold than a: its training images may include images scored here"
+    ]
     warn_of_other_splits(("a", "b"), (one, other))
     assert len(logged) == 1
+    known = [dataclasses.replace(one, data={"train": each, "val": "c"}) for each in "aab"]
+    warn_of_other_splits(("a", "same", "b"), known)
+    assert logged[1:] == [
+        "warning: b was trained on other images than a: its training images may include images scored here"
+    ]
 
 
 def test_runs_that_do_not_fit_are_named_with_the_difference(runs, tmp_path):
