@@ -14,13 +14,13 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.config.options import CustomNetwork, File, Folder, ImageSize, NumDevices, RunFolder, RunFolders
 from segnet_jax.data.input_pipeline.cache import CachedSplit
-from segnet_jax.inference.averaging import TTA, Augmentation
+from segnet_jax.inference.averaging import TTA, Views
 from segnet_jax.inference.ensemble import open_others, warn_of_other_splits
 from segnet_jax.inference.network import unfolded
 from segnet_jax.inference.predictor import Sizing
 from segnet_jax.inference.sampling import check_samples
-from segnet_jax.inference.split_evaluation import EvaluatedNetwork, EvaluationResult, evaluate_split
-from segnet_jax.inference.temperature import CALIBRATION_FILE
+from segnet_jax.inference.split_evaluation import EvaluatedNetwork, SplitScores, evaluate_split
+from segnet_jax.inference.temperature import CALIBRATION_FILE, check_own_images, conditions
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.csv_files import image_scores_csv, is_image_scores
 from segnet_jax.reporting.environment import result
@@ -39,8 +39,8 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_json, atomic_write_text, check_distinct, check_place, write_result
 from segnet_jax.training.devices import start_devices
 from segnet_jax.training.network_source import is_exported, local_folder, read_network_config
-from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects
-from segnet_jax.training.restored import CheckpointChoice, restore
+from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects, missing
+from segnet_jax.training.restored import BatchNormChoice, CheckpointChoice, restore
 
 DESCRIPTION = """Score a checkpoint of a run on every image of a split; with several runs, their mean probabilities.
 
@@ -60,7 +60,7 @@ class EvaluateOptions:
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
     # custom network that the run was trained with; it is imported only if it is named here
     network: CustomNetwork = ""
-    batch_norm: Literal["run", "running", "recompute"] = "run"  # BatchNorm statistics to use; run: as the run's config
+    batch_norm: BatchNormChoice = "run"  # BatchNorm statistics to use; run: as the run's config
     ema: bool = True  # use the averaged (EMA or SWA) parameters if the run has them
     samples: int = 0  # also evaluate the mean of this many dropout samples (Bayesian SegNet), with its uncertainty
     tta: TTA = "none"  # test-time augmentation: flip averages the probabilities over the image and its mirror image
@@ -85,7 +85,7 @@ class EvaluateOptions:
         Raises:
           UserError: If two of them contradict each other.
         """
-        averages = self.more_runs or not self.augmentation.is_off
+        averages = self.more_runs or not self.views.is_off
         if self.samples and (averages or self.tile != (0, 0)):
             raise UserError("--samples is for single networks without --tta, --tta-scales and --tile: remove either")
         if self.tile != (0, 0) and (self.pictures or self.calibrate):
@@ -96,9 +96,9 @@ class EvaluateOptions:
             raise UserError("--calibrate is for one run as it is: remove other runs, --no-ema and --batch-norm")
 
     @property
-    def augmentation(self) -> Augmentation:
+    def views(self) -> Views:
         """The views of an image whose probabilities are averaged."""
-        return Augmentation.of(self.tta, self.tta_scales)
+        return Views.of(self.tta, self.tta_scales)
 
 
 def main() -> int:
@@ -164,13 +164,14 @@ def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = NO_OBJECTS) -> 
     summary = _summary(subject, evaluated) | image_summary
     _print(subject, evaluated, image_summary)
     try:
+        if evaluated.temperature:
+            valid_for = conditions(network.restored.meta, options.views, network.sizing)
+            fitted = evaluated.temperature.as_json() | about | valid_for
+            atomic_write_json(os.path.join(options.run, CALIBRATION_FILE), fitted)
         if options.json:
             write_result(options.json, summary)
         if options.csv:
             _write_csv(options.csv, evaluated, classes.names)
-        if evaluated.temperature:
-            fitted = evaluated.temperature.as_json() | about | {"tta": options.augmentation.as_json()}
-            atomic_write_json(os.path.join(options.run, CALIBRATION_FILE), fitted)
         if evaluated.sampled:
             photographs = None if options.masks_only else samples
             evaluated.sampled.report(options.run, about, network.split.names, photographs, classes)
@@ -185,8 +186,9 @@ def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = NO_OBJECTS) -> 
 
 
 def _open(options: EvaluateOptions, own: OwnObjects) -> Subject:
-    trained = read_network_config(options.run, options.network)
+    trained = read_network_config(options.run, options.network, options.more_runs)
     check_has_dataset(options.run, options.data)
+    own_of_first = own if not options.more_runs or missing("model", trained.own) else NO_OBJECTS
     rule = trained.batch_norm if options.batch_norm == "run" else options.batch_norm
     here = {
         "devices": options.devices,
@@ -194,8 +196,7 @@ def _open(options: EvaluateOptions, own: OwnObjects) -> Subject:
         "batch_size_per_device": options.batch_size_per_device,
         **({"data": options.data} if options.data else {}),
     }
-    # Recomputed statistics of a single network are evaluated in addition.
-    config = dataclasses.replace(trained, batch_norm=rule if options.more_runs else "running", **here)
+    config = dataclasses.replace(trained, **here)
     sizing = Sizing.of(config, "trained", options.tile, options.overlap)
     devices, precision = start_devices(config)
     if not sizing.tile:
@@ -207,18 +208,20 @@ def _open(options: EvaluateOptions, own: OwnObjects) -> Subject:
     split = dataset.splits.get(options.split)
     if not split:
         raise UserError(f"{dataset.name} has no {options.split} split; choose --split from {', '.join(dataset.splits)}")
-    restored = restore(options.run, config, options.checkpoint, devices, precision, options.ema, own=own)
+    how = {"checkpoint": options.checkpoint, "devices": devices, "precision": precision, "use_ema": options.ema}
+    statistics = options.batch_norm if options.more_runs else "running"  # recomputed ones are evaluated in addition
+    restored = restore(options.run, config, **how, own=own_of_first, batch_norm=statistics)
     if restored.meta["classes"] != list(dataset.classes.names):
         raise UserError(f"the classes of dataset {dataset.name} differ from those that {options.run} was trained on")
-    if options.batch_norm != "run":
-        here["batch_norm"] = options.batch_norm
-    first, which = (options.run, unfolded(restored, config)), options.checkpoint
-    others = open_others(first, options.more_runs, here, unfolded, which, devices, precision, options.ema)
+    first = options.run, unfolded(restored, config)
+    others = open_others(first, options.more_runs, here, unfolded, **how, batch_norm=options.batch_norm, own=own)
     if options.split != "test":
         warn_of_other_splits((options.run, *options.more_runs), (first[1], *others))
     recomputes = rule == "recompute" and not others
     if recomputes:
         check_recomputable(restored.meta, options.run)
+    if options.calibrate:
+        check_own_images(split, restored.meta, options.run)
     if options.samples:
         check_samples(restored.model.dropout, options.samples, options.run)
     network = EvaluatedNetwork(
@@ -228,13 +231,13 @@ def _open(options: EvaluateOptions, own: OwnObjects) -> Subject:
         split=split,
         restored=restored,
         others=others,
-        augmentation=options.augmentation,
+        views=options.views,
         sizing=sizing,
     )
     return Subject(options, trained, precision, network, recomputes)
 
 
-def _evaluate(subject: Subject, samples: CachedSplit | None) -> EvaluationResult:
+def _evaluate(subject: Subject, samples: CachedSplit | None) -> SplitScores:
     options, network = subject.options, subject.network
     about_run = (options.run, subject.trained, network.dataset, network.restored, network.devices)
     return evaluate_split(
@@ -247,13 +250,13 @@ def _evaluate(subject: Subject, samples: CachedSplit | None) -> EvaluationResult
     )
 
 
-def _write_csv(path: str, evaluated: EvaluationResult, class_names: Sequence[str]) -> None:
+def _write_csv(path: str, evaluated: SplitScores, class_names: Sequence[str]) -> None:
     if evaluated.by_image is None:
         raise UserError("--csv is not possible for so many images and classes; the scores above are complete")
     atomic_write_text(path, image_scores_csv(evaluated.by_image.names, evaluated.by_image.confusions, class_names))
 
 
-def _print(subject: Subject, evaluated: EvaluationResult, image_summary: dict[str, Any]) -> None:
+def _print(subject: Subject, evaluated: SplitScores, image_summary: dict[str, Any]) -> None:
     options, network = subject.options, subject.network
     table = scores(evaluated.evaluation.confusion)
     print_table(table, network.dataset.classes, interval=image_summary["interval"], boundary=evaluated.boundary)
@@ -262,7 +265,7 @@ def _print(subject: Subject, evaluated: EvaluationResult, image_summary: dict[st
     step = network.restored.meta["step"]
     about = f"{len(network.split)} {options.split} images, {network.restored.which} checkpoint (step {step})"
     averaged = [f"mean of {1 + len(network.others)} runs"] if network.others else []
-    averaged += [] if network.augmentation.is_off else [str(network.augmentation)]
+    averaged += [] if network.views.is_off else [str(network.views)]
     averaged += [f"tiles of {options.tile[0]}x{options.tile[1]}"] if network.sizing.tile else []
     echo(", ".join([about, *averaged]))
     if subject.recomputes:
@@ -273,7 +276,7 @@ def _print(subject: Subject, evaluated: EvaluationResult, image_summary: dict[st
         echo(f"temperature {fitted.temperature:.4f}: calibration error {before} before, {after} after")
 
 
-def _summary(subject: Subject, evaluated: EvaluationResult) -> dict[str, Any]:
+def _summary(subject: Subject, evaluated: SplitScores) -> dict[str, Any]:
     """Return what `--json` writes, except for the summary of single images."""
     options, network = subject.options, subject.network
     config, restored, num_images = network.config, network.restored, len(network.split)

@@ -24,7 +24,7 @@ from segnet_jax.constants import RGB, VOID
 from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, make_label_rule
-from segnet_jax.inference.averaging import TTA, Augmentation, average
+from segnet_jax.inference.averaging import TTA, Views, average
 from segnet_jax.inference.ensemble import open_others
 from segnet_jax.inference.network import folded, unfolded
 from segnet_jax.inference.outputs import (
@@ -39,7 +39,7 @@ from segnet_jax.inference.prediction_pipeline import segment_all
 from segnet_jax.inference.predictor import Predictor, Size, Sizing
 from segnet_jax.inference.sampling import check_samples
 from segnet_jax.inference.sources import Source, find_sources, name_outputs
-from segnet_jax.inference.temperature import read_temperature
+from segnet_jax.inference.temperature import conditions, read_temperature
 from segnet_jax.inference.video import load_av
 from segnet_jax.runs import run_folder
 from segnet_jax.runs.dataset import read_options_of
@@ -115,13 +115,13 @@ class PredictOptions:
         """
         if not -1 <= self.void <= VOID:
             raise UserError(f"--void must be between 0 and {VOID}, got {self.void}")
-        if self.samples and (self.num_others or not self.augmentation.is_off):
+        if self.samples and (self.num_others or not self.views.is_off):
             raise UserError("--samples is for single networks without --tta and --tta-scales: remove either")
 
     @property
-    def augmentation(self) -> Augmentation:
+    def views(self) -> Views:
         """The views of an image whose probabilities are averaged."""
-        return Augmentation.of(self.tta, self.tta_scales)
+        return Views.of(self.tta, self.tta_scales)
 
     @property
     def num_others(self) -> int:
@@ -164,7 +164,7 @@ def predict(options: PredictOptions) -> int:
                 "batch_size_per_device": options.batch_size_per_device,
                 "precision": options.precision,
             }
-            config = dataclasses.replace(read_network_config(run, options.network), **here)
+            config = dataclasses.replace(read_network_config(run, options.network, others), **here)
             sizing = Sizing.of(config, options.size, options.tile, options.overlap)
             if options.uncertainty and not options.samples:
                 raise UserError("--uncertainty needs dropout samples: add --samples 20")
@@ -189,9 +189,9 @@ def predict(options: PredictOptions) -> int:
             own = form(restored, config)
             which = options.checkpoint
             members = own, *open_others((options.run, own), others, here, form, which, devices, precision)
-            network, temperature = average(members, options.augmentation), 1.0
+            network, temperature = average(members, options.views), 1.0
             if not others and not options.samples:
-                temperature = read_temperature(run, network.step, options.augmentation)
+                temperature = read_temperature(run, conditions(restored.meta, options.views, sizing))
             if options.samples:
                 check_samples(config.dropout, options.samples, options.run)
             per_device = config.batch_size_per_device
@@ -251,7 +251,7 @@ def predict(options: PredictOptions) -> int:
 def _averaging(options: PredictOptions, others: Sequence[str], temperature: float) -> dict[str, Any]:
     """Return what the summary says about averages and calibration; {} without either."""
     said = {"runs": [options.run, *others]} if others else {}
-    if not options.augmentation.is_off:
+    if not options.views.is_off:
         said |= {"tta": options.tta, "tta_scales": options.tta_scales}
     return said | ({"temperature": temperature} if temperature != 1 else {})
 

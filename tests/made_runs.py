@@ -52,7 +52,7 @@ def make_run(folder, classes=CAMVID, changed_meta=None, **settings):
     with Checkpoints(folder / "checkpoints", devices) as checkpoints:
         for which, step in (("best", 7), ("newest", 8)):
             state = create_state(random_variables(model, step), optimizer, "float32")
-            if config.ema_decay > 0:
+            if config.has_average:
                 state = state.replace(ema=random_variables(model, step + 100))
             checkpoints.save(which, step, replicate(state, devices), meta | {"step": step})
         checkpoints.wait()

@@ -32,9 +32,9 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--json", required=True)
     given = parser.parse_args()
-    config = dataclasses.replace(files.read_run(given.run), data=given.data, devices="1", batch_norm="running")
+    config = dataclasses.replace(files.read_run(given.run), data=given.data, devices="1")
     devices, precision = start_devices(config)
-    restored = restore(given.run, config, "newest", devices, precision)
+    restored = restore(given.run, config, "newest", devices, precision, batch_norm="running")
     model, preprocessing = restored.model.clone(sync_axis=None), checkpoint_folders.preprocessing_of(restored.meta)
     without = model.clone(batch_norm_epsilon=0.0)
     ones = jax.tree_util.tree_map_with_path(

@@ -18,6 +18,7 @@ from segnet_jax.system import logs
 from segnet_jax.system.bucket_address import remember_named
 from segnet_jax.system.called import as_called
 from segnet_jax.system.errors import UserError
+from segnet_jax.system.flag_names import option_of
 
 T = TypeVar("T")
 
@@ -73,13 +74,26 @@ def parse_config(
     if given.epochs and not given.steps:  # whoever sets epochs means them
         config = dataclasses.replace(config, steps=0)
     own = (CONFIG_FLAG, *own)
-    return parse_flags(Config, flags, default=config, prog=prog, description=description, own=own)
+    parsed = parse_flags(Config, flags, default=config, prog=prog, description=description, own=own)
+    _check_implied(parsed, given)
+    return parsed
+
+
+def _check_implied(config: Config, given: argparse.Namespace) -> None:
+    """Raise UserError if a flag on the command line contradicts what `--swa-epochs` implies."""
+    for name in ("batch_norm", "result_checkpoint"):
+        value, implied = getattr(given, name), getattr(config, name)
+        if config.swa_epochs and value not in (None, implied):
+            option = option_of(name)
+            raise UserError(
+                f"--swa-epochs {config.swa_epochs} implies {option} {implied}, got {option} {value}: remove either"
+            )
 
 
 def _peek(flags: Sequence[str]) -> argparse.Namespace:
     """Return the values of the flags that determine the defaults, before all are parsed; None if absent."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("run", "data", "init", "epochs", "steps", "folds", "fold"):
+    for name in ("run", "data", "init", "epochs", "steps", "folds", "fold", "batch-norm", "result-checkpoint"):
         parser.add_argument(f"--{name}", nargs="?")
     parser.add_argument("--resume", action="store_true")
     return parser.parse_known_args(flags)[0]

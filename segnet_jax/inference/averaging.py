@@ -18,7 +18,7 @@ MIN_SCALE, MAX_SCALE, MAX_SCALES = 0.25, 4.0, 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Augmentation:
+class Views:
     """The views of an image whose probabilities are averaged.
 
     Attributes:
@@ -30,7 +30,7 @@ class Augmentation:
     scales: tuple[float, ...] = (1.0,)
 
     @classmethod
-    def of(cls, tta: TTA, scales: Sequence[float]) -> "Augmentation":
+    def of(cls, tta: TTA, scales: Sequence[float]) -> "Views":
         """Create from the flags.
 
         Raises:
@@ -50,7 +50,7 @@ class Augmentation:
     @property
     def is_off(self) -> bool:
         """Whether the image itself is the only view."""
-        return self == Augmentation()
+        return self == Views()
 
     def as_json(self) -> dict[str, Any]:
         """Return the settings, JSON-serializable."""
@@ -69,11 +69,11 @@ class AveragedNetwork(Network):
 
     Attributes:
       members: the networks; they have the same classes and input size.
-      augmentation: the views of an image.
+      views: the views of an image.
     """
 
     members: tuple[Network, ...] = ()
-    augmentation: Augmentation = Augmentation()
+    views: Views = Views()
 
     def forward(self, variables: tuple, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
         """Compute the mean prediction in the form of logits, float32 [B,H,W,C]: see `log_mean`.
@@ -88,19 +88,19 @@ class AveragedNetwork(Network):
             [
                 logits
                 for member, own in zip(self.members, variables, strict=True)
-                for logits in _views(member, own, images, self.augmentation)
+                for logits in _logits_of_views(member, own, images, self.views)
             ]
         )
 
 
-def average(members: Sequence[Network], augmentation: Augmentation) -> Network:
+def average(members: Sequence[Network], views: Views) -> Network:
     """Return a network that averages over members and views; the only member itself if there is nothing to average."""
     first = members[0]
-    if len(members) == 1 and augmentation.is_off:
+    if len(members) == 1 and views.is_off:
         return first
     fields = {item.name: getattr(first, item.name) for item in dataclasses.fields(Network)}
     fields["variables"] = tuple(member.variables for member in members)
-    return AveragedNetwork(**fields, members=tuple(members), augmentation=augmentation)
+    return AveragedNetwork(**fields, members=tuple(members), views=views)
 
 
 def log_mean(views: Sequence[jax.Array]) -> jax.Array:
@@ -117,19 +117,19 @@ def log_mean(views: Sequence[jax.Array]) -> jax.Array:
     return views[0] + (largest + jnp.log1p(jnp.expm1(ratios - largest[None]).mean(axis=0)))
 
 
-def _views(network: Network, variables: Any, images: jax.Array, augmentation: Augmentation) -> list[jax.Array]:
+def _logits_of_views(network: Network, variables: Any, images: jax.Array, views: Views) -> list[jax.Array]:
     """Return the logits of each view, float32 [B,H,W,C], brought back to the image's orientation and size."""
-    size, views = images.shape[1:3], []
-    for scale in augmentation.scales:
+    size, found = images.shape[1:3], []
+    for scale in views.scales:
         scaled = images
         if scale != 1:
             scaled_size = tuple(max(1, round(scale * length)) for length in size)
             scaled = _resize(images.astype(jnp.float32), scaled_size, antialias=True)  # as training resizes images
-        for flipped in (False, True) if augmentation.flip else (False,):
+        for flipped in (False, True) if views.flip else (False,):
             logits = network.forward(variables, scaled[:, :, ::-1] if flipped else scaled)
             logits = logits[:, :, ::-1] if flipped else logits
-            views.append(_resize(logits, size, antialias=False))
-    return views
+            found.append(_resize(logits, size, antialias=False))
+    return found
 
 
 def _resize(arrays: jax.Array, size: tuple[int, ...], *, antialias: bool) -> jax.Array:

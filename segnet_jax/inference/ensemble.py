@@ -10,7 +10,8 @@ from segnet_jax.inference.network import Network
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.flag_names import option_of
 from segnet_jax.training.network_source import local_folder, read_network_config
-from segnet_jax.training.restored import CheckpointChoice, restore
+from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects, missing
+from segnet_jax.training.restored import BatchNormChoice, CheckpointChoice, restore
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,10 @@ def open_others(
     devices: Devices,
     precision: str,
     use_ema: bool = True,
+    batch_norm: BatchNormChoice = "run",
+    own: OwnObjects = NO_OBJECTS,
 ) -> tuple[Network, ...]:
-    """Restore the networks of other runs, each with its own stored BatchNorm statistics unless `here` says otherwise.
+    """Restore the networks of other runs.
 
     Args:
       first: name and network of the first run, which the others must fit.
@@ -40,6 +43,8 @@ def open_others(
       devices: devices on which the variables are placed.
       precision: dtype of activations; not "auto".
       use_ema: use the EMA of the variables where there is one.
+      batch_norm: BatchNorm statistics to use; "run": those that each run's config chooses.
+      own: network given from Python, for the runs that were trained with one.
 
     Raises:
       UserError: If a run does not exist, has no such checkpoint, or does not fit the first.
@@ -47,9 +52,11 @@ def open_others(
     """
     folders = list(map(local_folder, runs))
     configs = [dataclasses.replace(read_network_config(folder), **here) for folder in folders]
+    how = {"devices": devices, "precision": precision, "use_ema": use_ema, "batch_norm": batch_norm}
+    own_models = [own if missing("model", config.own) else NO_OBJECTS for config in configs]
     networks = tuple(
-        form(restore(folder, config, checkpoint, devices, precision, use_ema), config)
-        for folder, config in zip(folders, configs, strict=True)
+        form(restore(folder, config, checkpoint, own=own_model, **how), config)
+        for folder, config, own_model in zip(folders, configs, own_models, strict=True)
     )
     check_members((first[0], *runs), (first[1], *networks))
     return networks
@@ -80,9 +87,14 @@ def warn_of_other_splits(runs: Sequence[str], networks: Sequence[Network]) -> No
     """Warn of runs whose training images may be among the images that the first run validates on."""
     first = networks[0]
     for run, other in zip(runs[1:], networks[1:], strict=True):
-        if changed := [name for name in _SPLIT_FIELDS if getattr(first.config, name) != getattr(other.config, name)]:
-            flags = ", ".join(map(option_of, changed))
-            logger.warning(f"{run} has another {flags} than {runs[0]}: it may have been trained on images scored here")
+        ours, theirs = first.data.get("train"), other.data.get("train")
+        is_known = ours is not None and theirs is not None
+        changed = [name for name in _SPLIT_FIELDS if getattr(first.config, name) != getattr(other.config, name)]
+        if ours == theirs if is_known else not changed:
+            continue
+        flags = ", ".join(map(option_of, changed))
+        how = f"with a different {flags} than {runs[0]}" if changed else f"on other images than {runs[0]}"
+        logger.warning(f"{run} was trained {how}: its training images may include images scored here")
 
 
 def _difference_of_classes(ours: Sequence[str], theirs: Sequence[str]) -> str:

@@ -1,7 +1,7 @@
 """Load a trained network from a run folder: `segnet_jax.load`, and the same for the commands."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -29,6 +29,7 @@ class Network:
       classes: class names and colors, in the order of the class ids.
       config: config of the run.
       step: training step of the checkpoint.
+      data: fingerprints of the dataset that it was trained on, by split; {} if they are unknown.
     """
 
     model: SegNet
@@ -37,6 +38,7 @@ class Network:
     classes: ClassTable
     config: Config
     step: int
+    data: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -84,13 +86,15 @@ def folded(restored: Restored, config: Config) -> Network:
     model = restored.model.clone(folded=True)
     variables = fold_batch_norm(restored.variables, restored.model)
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
-    return Network(model, variables, preprocessing, restored.classes, config, restored.meta["step"])
+    about = restored.classes, config, restored.meta["step"], restored.meta.get("data", {})
+    return Network(model, variables, preprocessing, *about)
 
 
 def unfolded(restored: Restored, config: Config) -> Network:
     """Return the network as `evaluate` applies it, without folding, so that scores are bit-identical."""
     preprocessing = checkpoint_folders.preprocessing_of(restored.meta)
-    return Network(restored.model, restored.variables, preprocessing, restored.classes, config, restored.meta["step"])
+    about = restored.classes, config, restored.meta["step"], restored.meta.get("data", {})
+    return Network(restored.model, restored.variables, preprocessing, *about)
 
 
 def _as_batch(images: np.ndarray, pixels: Pixels) -> np.ndarray:

@@ -11,7 +11,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.distributed.data_parallel import Devices, replicate
-from segnet_jax.inference.averaging import Augmentation, AveragedNetwork, average
+from segnet_jax.inference.averaging import AveragedNetwork, Views, average
 from segnet_jax.inference.network import Network, folded, unfolded
 from segnet_jax.inference.predictor import Predictor, Sizing
 from segnet_jax.inference.sampled_evaluation import SampledScores, score_samples
@@ -38,7 +38,7 @@ class EvaluatedNetwork:
       split: split to evaluate.
       restored: checkpoint with running BatchNorm statistics.
       others: other networks to average with.
-      augmentation: views of each image to average over.
+      views: views of each image to average over.
       sizing: with tiles, how to cut the images.
     """
 
@@ -48,17 +48,17 @@ class EvaluatedNetwork:
     split: Split
     restored: Restored
     others: tuple[Network, ...]
-    augmentation: Augmentation
+    views: Views
     sizing: Sizing
 
     def network(self, variables: dict[str, Any]) -> Network:
         """Return the network with these variables, averaged over views and other networks."""
         own = unfolded(dataclasses.replace(self.restored, variables=variables), self.config)
-        return average([own, *self.others], self.augmentation)
+        return average([own, *self.others], self.views)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class EvaluationResult:
+class SplitScores:
     """Scores of a network on a split.
 
     Attributes:
@@ -91,7 +91,7 @@ def evaluate_split(
     num_samples: int = 0,
     calibrates: bool = False,
     recompute: Callable[[], dict[str, Any]] | None = None,
-) -> EvaluationResult:
+) -> SplitScores:
     """Evaluate a network on every image of a split.
 
     Args:
@@ -126,7 +126,7 @@ def evaluate_split(
     if calibrates:
         temperature = calibrate(subject.network(variables), source, devices)
     by_image = Images(subject.split.names, evaluation.confusions) if evaluation.confusions is not None else None
-    return EvaluationResult(evaluation, boundary_f1, confusions, by_image, sampled, temperature, seconds)
+    return SplitScores(evaluation, boundary_f1, confusions, by_image, sampled, temperature, seconds)
 
 
 def _of_whole_images(

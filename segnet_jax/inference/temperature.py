@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from segnet_jax.data.dataset import Split
 from segnet_jax.distributed.data_parallel import AXIS, AheadOfTime, Devices, parallel_eval_step, prefetch, replicate
-from segnet_jax.inference.averaging import Augmentation
+from segnet_jax.inference.averaging import Views
 from segnet_jax.inference.network import Network
+from segnet_jax.inference.predictor import Sizing
 from segnet_jax.metrics.calibration import calibration, count_in_bins
 from segnet_jax.metrics.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE, fit_temperature, nll_and_slope
 from segnet_jax.system import confined
@@ -25,6 +28,13 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_FILE = "calibration.json"
 """File of a run folder with the temperature of its network."""
+
+_CONDITIONS = {
+    "step": "another checkpoint",
+    "tta": "other --tta flags",
+    "size": "images of the training size",
+    "data": "other images",
+}
 
 
 @dataclass(frozen=True)
@@ -102,13 +112,34 @@ def _bins_step(state, inputs, store, *, make_batch, forward):
     return lax.psum(counts, AXIS), nll_and_slope(logits, label, factors)
 
 
-def read_temperature(run: str, step: int, augmentation: Augmentation) -> float:
-    """Return the temperature of a run's network; 1 without a calibration of this checkpoint and these views.
+def check_own_images(split: Split, meta: Mapping[str, Any], run: str) -> None:
+    """Check that a temperature is fitted on the run's own validation images.
+
+    Raises:
+      UserError: If the split differs from that of the checkpoint's metadata, which an exported network does not have.
+    """
+    if split.fingerprint != meta.get("data", {}).get("val", split.fingerprint):
+        raise UserError(f"--calibrate is for the validation images of {run}, got others: use the run's own --data")
+
+
+def conditions(meta: Mapping[str, Any], views: Views, sizing: Sizing) -> dict[str, Any]:
+    """Return what a temperature is valid for, as stored in `calibration.json`.
+
+    Args:
+      meta: metadata of the checkpoint in use.
+      views: the views that are averaged.
+      sizing: the choice of the network's input size.
+    """
+    size = "native" if sizing.tile else sizing.size
+    return {"step": meta["step"], "tta": views.as_json(), "size": size, "data": meta.get("data", {}).get("val", "")}
+
+
+def read_temperature(run: str, current: Mapping[str, Any]) -> float:
+    """Return the temperature of a run's network; 1 without a calibration that was fitted under the same conditions.
 
     Args:
       run: run folder or exported folder.
-      step: step of the checkpoint in use.
-      augmentation: the views that are averaged.
+      current: the conditions of its use, from `conditions`.
 
     Raises:
       UserError: If the file is damaged, a link, or too large.
@@ -119,12 +150,12 @@ def read_temperature(run: str, step: int, augmentation: Augmentation) -> float:
         if not confined.is_file(run, CALIBRATION_FILE):
             return 1.0
         stored = confined.read_json(run, CALIBRATION_FILE)
-        temperature, fitted = float(stored["temperature"]), (stored["step"], stored["tta"])
+        temperature, fitted = float(stored["temperature"]), {name: stored[name] for name in current}
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(damaged) from None
     if not (math.isfinite(temperature) and MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE):
         raise UserError(damaged)
-    if fitted != (step, augmentation.as_json()):
-        logger.info(f"note: {path} is of another checkpoint or other --tta flags, so the confidence is not calibrated")
+    if other := [_CONDITIONS[name] for name in current if fitted[name] != current[name]]:
+        logger.info(f"note: {path} was fitted for {' and '.join(other)}, so the confidence is not calibrated")
         return 1.0
     return temperature

@@ -9,7 +9,7 @@ import numpy as np
 
 from segnet_jax.config.files import override
 from segnet_jax.distributed.data_parallel import choose_devices
-from segnet_jax.inference.averaging import TTA, Augmentation, average
+from segnet_jax.inference.averaging import TTA, Views, average
 from segnet_jax.inference.image_inputs import ImageLike, as_array, is_single, split_images
 from segnet_jax.inference.network import Network, folded
 from segnet_jax.inference.predictor import Predictor, Sizing
@@ -50,7 +50,7 @@ class TrainedNetwork(Network):
         """
         reading = self.config.exif, self.config.image_range, self.pixels
         arrays = [as_array(image, *reading) for image in split_images(images)]
-        predictor = self._predictor(size, Augmentation.of(tta, tta_scales))
+        predictor = self._predictor(size, Views.of(tta, tta_scales))
         predictions = [predictor.predict([predictor.prepare(array)])[0].class_ids for array in arrays]
         if is_single(images):
             return predictions[0]
@@ -60,12 +60,12 @@ class TrainedNetwork(Network):
         name, (height, width) = type(self.model).__name__, self.config.image_size
         return f"Network({name}, {len(self.classes)} classes, trained at {height}x{width}, step {self.step})"
 
-    def _predictor(self, size, augmentation: Augmentation) -> Predictor:
+    def _predictor(self, size, views: Views) -> Predictor:
         """Return the predictor of images resized to a size, which keeps its compiled programs."""
-        key = size, augmentation
+        key = size, views
         if key not in self._predictors:
             sizing = Sizing.of(self.config, size, (0, 0), 0)
-            self._predictors[key] = Predictor(average([self], augmentation), choose_devices("1"), 1, sizing)
+            self._predictors[key] = Predictor(average([self], views), choose_devices("1"), 1, sizing)
         return self._predictors[key]
 
     @cached_property

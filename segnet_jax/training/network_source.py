@@ -5,6 +5,7 @@ only that file is read, no link is followed, and of the settings in it only thos
 """
 
 import pathlib
+from collections.abc import Sequence
 
 from segnet_jax.config import files
 from segnet_jax.config.fields import Config
@@ -48,20 +49,28 @@ def is_exported(folder: str | pathlib.Path) -> bool:
         return False
 
 
-def read_network_config(folder: str | pathlib.Path, own_network: str = "") -> Config:
+def read_network_config(folder: str | pathlib.Path, own_network: str = "", others: Sequence[str] = ()) -> Config:
     """Return the config of a run, or of an exported network: its network, image size and read options.
 
     Args:
       folder: the run folder or the exported folder.
-      own_network: own network that this command names, which is imported; see `own_network.import_network`.
+      own_network: network that this command names, which is imported if it is own code; see `import_network`.
+      others: other sources used by the command; the network may be that of one of these.
 
     Raises:
-      UserError: If there is neither, or it is damaged, or the own network cannot be imported.
+      UserError: If there is neither, or it is damaged, or the network named is another one or cannot be imported.
     """
-    import_network(own_network)
-    if not is_exported(folder):
-        return files.read_run(folder)
-    return config_from(describe_exported(folder), str(folder))
+    exported = is_exported(folder)
+    config = config_from(describe_exported(folder), str(folder)) if exported else files.read_run(folder)
+    if own_network:
+        known = {config.network, *(read_network_config(local_folder(source)).network for source in others)}
+        if own_network not in known:
+            raise UserError(
+                f"--network {own_network} is not the network of {folder}, which is {' or '.join(sorted(known))}: "
+                "omit --network, or name that one"
+            )
+        import_network(own_network)
+    return config
 
 
 def config_from(description: Description, source: str) -> Config:

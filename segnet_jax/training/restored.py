@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 CheckpointChoice = Literal["result", Which]
 """Which checkpoint to load; "result": the one that the run's result.json scores."""
 
+BatchNormChoice = Literal["run", "running", "recompute"]
+"""Which batch-norm statistics to use; "run": those of the config's `batch_norm`."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
@@ -64,14 +67,15 @@ def restore(
     intact: bool = False,
     broadcast: Callable[[str], str] = lambda text: text,
     own: OwnObjects = build.NO_OBJECTS,
+    batch_norm: BatchNormChoice = "run",
 ) -> Restored:
-    """Restore the network of a run's checkpoint, with the batch-norm statistics of the config's `batch_norm`.
+    """Restore the network of a run's checkpoint.
 
     An exported network has a single checkpoint, with the statistics that it was exported with.
 
     Args:
       run: run folder or exported folder.
-      config: config of the run; with `batch_norm` "recompute", stored precise statistics replace the running ones.
+      config: config of the run.
       checkpoint: which checkpoint to load: "best", "newest", or "result", the one of the two that result.json scores.
       devices: devices on which the variables are placed.
       precision: dtype of activations; not "auto".
@@ -79,6 +83,7 @@ def restore(
       intact: fail if the latest checkpoint is damaged, and do not change the run's folder.
       broadcast: function that returns process 0's text in every process that restores.
       own: the network given from Python, if the run's was; its loss and its optimizer are not needed.
+      batch_norm: batch-norm statistics to use; with "recompute", stored precise statistics replace the running ones.
 
     Raises:
       UserError: If there is no checkpoint yet, its settings do not match the config, or `intact` and it is damaged.
@@ -117,11 +122,12 @@ def restore(
         )
     if state.ema is not None and not use_ema:  # precise statistics are those of the EMA
         recomputed = None
-    if config.batch_norm == "recompute" and recomputed is None:
+    is_precise = (config.batch_norm if batch_norm == "run" else batch_norm) == "recompute"
+    if is_precise and recomputed is None:
         logger.info(
             f"the {which} checkpoint of {run} has no precise batch-norm statistics: the running statistics are used"
         )
-    elif config.batch_norm == "recompute":
+    elif is_precise:
         variables = variables | {"batch_stats": replicate(recomputed, devices)}
     return Restored(model, variables, meta, recomputed, which)
 

@@ -126,17 +126,15 @@ def train_step(
         updates, opt_state = settings.optimizer.update(grads, state.opt_state, state.params, **extra)
         params = optax.apply_updates(trainable, updates) | frozen
     new = state.replace(params=params, opt_state=opt_state, batch_stats=batch_stats)
-    if state.ema is not None:
-        variables = {"params": new.params, "batch_stats": batch_stats}
-        if settings.swa is None:
-            decay = ema_decay_at(state.step - state.skipped, settings.ema_decay)
-        else:
-            decay = swa_decay_at(state.step, *settings.swa)
-        mean = update_ema(state.ema, variables, decay)
-        unchanged = {name: split_layers(tree, frozen_names)[0] for name, tree in state.ema.items()}
-        new = new.replace(ema={name: tree | unchanged[name] for name, tree in mean.items()})
+    is_ema = state.ema is not None and settings.swa is None
+    if is_ema:
+        decay = ema_decay_at(state.step - state.skipped, settings.ema_decay)
+        new = new.replace(ema=_averaged(state.ema, new, decay, frozen_names))
     with jax.named_scope("guard"):
         new, metrics = _keep_finite(state, new, all_finite((loss, grads, batch_stats)))
+    if state.ema is not None and not is_ema:  # an epoch may end with a skipped step: its end is the state before it
+        mean = _averaged(state.ema, new, swa_decay_at(state.step, *settings.swa), frozen_names)
+        new = new.replace(ema=select(new.finite, mean, state.ema))
     rate = jnp.asarray(settings.schedule(state.step - state.skipped), jnp.float32)
     if settings.log_norms:
         metrics |= {"gradient_norm": optax.tree.norm(grads), "weight_norm": optax.tree.norm(new.params)}
@@ -146,6 +144,13 @@ def train_step(
         "learning_rate": rate if plateau is None else rate * plateau.scale,
         **metrics,
     }
+
+
+def _averaged(ema: dict[str, Any], new: TrainState, decay: jax.Array, frozen_names: frozenset[str]) -> dict[str, Any]:
+    """Return the average after one more state; the frozen layers are unchanged bit for bit."""
+    mean = update_ema(ema, {"params": new.params, "batch_stats": new.batch_stats}, decay)
+    unchanged = {name: split_layers(tree, frozen_names)[0] for name, tree in ema.items()}
+    return {name: tree | unchanged[name] for name, tree in mean.items()}
 
 
 def _keys(seed: int, step: jax.Array, grad_accum_steps: int, batch_size: int) -> jax.Array:

@@ -90,6 +90,10 @@ def test_an_own_network_is_trained_and_used_only_where_it_is_named(mine, tmp_pat
     forget(monkeypatch)
     with pytest.raises(UserError, match=message):
         segnet_jax.load(tmp_path / "out")
+    for wrong in ("unet", "no_such_module:Net"):
+        message = f"--network {wrong} is not the network of .*run, which is {name}: omit --network, or name that one"
+        with pytest.raises(UserError, match=message):  # before any import
+            segnet_jax.load(run, network=wrong)
     options = [str(run), "--network", name, "--format", "onnx", "--out", str(tmp_path / "onnx")]
     with pytest.raises(UserError, match="--format onnx supports SegNet and U-Net"):
         export.export(parse_flags(export.ExportOptions, options, prog="x", description=""))

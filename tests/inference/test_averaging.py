@@ -15,7 +15,7 @@ from segnet_jax import evaluate, predict
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
-from segnet_jax.inference.averaging import Augmentation, average, log_mean
+from segnet_jax.inference.averaging import Views, average, log_mean
 from segnet_jax.inference.ensemble import check_members, warn_of_other_splits
 from segnet_jax.runs.dataset import open_data
 from segnet_jax.system.errors import UserError
@@ -93,7 +93,7 @@ def test_the_mean_of_equal_logits_is_these_logits_bit_for_bit(count):
 def test_augmentation_and_ensembles_equal_slow_loops(runs, flip, scales):
     networks, image = [segnet_jax.load(run) for run in runs], noise(3, 21, 34)
     for members in (networks[:1], networks):
-        averaged = average(members, Augmentation(flip, scales))
+        averaged = average(members, Views(flip, scales))
         expected = mean_by_loops(members, image, flip, scales)
         np.testing.assert_allclose(softmax(np.asarray(averaged.logits(image)))[0], expected, rtol=3e-3, atol=3e-6)
 
@@ -234,9 +234,16 @@ def test_runs_of_other_folds_are_warned_of_as_their_training_images_may_be_score
         for fold, each in ((1, one), (2, other))
     ]
     warn_of_other_splits(("a", "b"), folds)
-    assert logged == ["warning: b has another --fold than a: it may have been trained on images scored here"]
+    assert logged == [
+        "warning: b was trained with a different --fold than a: its training images may include images scored here"
+    ]
     warn_of_other_splits(("a", "b"), (one, other))
     assert len(logged) == 1
+    known = [dataclasses.replace(one, data={"train": each, "val": "c"}) for each in "aab"]
+    warn_of_other_splits(("a", "same", "b"), known)
+    assert logged[1:] == [
+        "warning: b was trained on other images than a: its training images may include images scored here"
+    ]
 
 
 def test_runs_that_do_not_fit_are_named_with_the_difference(runs, tmp_path):

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from made_runs import make_run
+from made_runs import CONFIG, make_run
 from PIL import Image
 from scipy.optimize import minimize_scalar
 
@@ -12,8 +12,9 @@ import segnet_jax
 from segnet_jax import evaluate, predict
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
-from segnet_jax.inference.averaging import Augmentation
-from segnet_jax.inference.temperature import read_temperature
+from segnet_jax.inference.averaging import Views
+from segnet_jax.inference.predictor import Sizing
+from segnet_jax.inference.temperature import conditions, read_temperature
 from segnet_jax.runs.dataset import open_data
 from segnet_jax.system.errors import UserError
 
@@ -80,17 +81,48 @@ def test_the_temperature_is_fitted_on_all_labeled_pixels_and_used_by_predict(run
     assert "temperature" not in json.loads((tmp_path / "plain.json").read_text())
 
 
-def test_a_calibration_of_another_checkpoint_or_other_views_is_not_used(run, logged):
-    stored = {"temperature": 2.5, "step": 7, "tta": Augmentation().as_json()}
-    (run / "calibration.json").write_text(json.dumps(stored))
-    assert read_temperature(run, 7, Augmentation()) == 2.5
-    assert read_temperature(run, 8, Augmentation()) == 1
-    assert read_temperature(run, 7, Augmentation(flip=True)) == 1
-    assert len([line for line in logged if "the confidence is not calibrated" in line]) == 2
+SIZING = Sizing.of(CONFIG, "trained", (0, 0), 0)
+
+
+@pytest.mark.parametrize(
+    "changed, fitted_for",
+    [
+        ({}, ""),
+        ({"meta": {"step": 8, "data": {"val": "abc"}}}, "another checkpoint"),
+        ({"views": Views(flip=True)}, "other --tta flags"),
+        ({"sizing": Sizing.of(CONFIG, "native", (0, 0), 0)}, "images of the training size"),
+        ({"sizing": Sizing.of(CONFIG, (48, 64), (0, 0), 0)}, "images of the training size"),
+        ({"sizing": Sizing.of(CONFIG, "trained", (16, 16), 8)}, "images of the training size"),
+        ({"meta": {"step": 8, "data": {"val": "other"}}}, "another checkpoint and other images"),
+    ],
+)
+def test_a_calibration_is_used_under_its_own_conditions_only(changed, fitted_for, tmp_path, logged):
+    own = {"meta": {"step": 7, "data": {"val": "abc"}}, "views": Views(), "sizing": SIZING}
+    (tmp_path / "calibration.json").write_text(json.dumps({"temperature": 2.5} | conditions(**own)))
+    assert read_temperature(str(tmp_path), conditions(**own | changed)) == (1 if fitted_for else 2.5)
+    notes = [line for line in logged if line.endswith("so the confidence is not calibrated")]
+    assert len(notes) == bool(fitted_for) and all(f"was fitted for {fitted_for}, so" in line for line in notes)
+
+
+def test_it_is_fitted_on_the_images_of_the_run_only(run, tmp_path):
+    other = make_run(tmp_path / "other", changed_meta={"data": {"train": "a", "val": "b"}})
+    with pytest.raises(UserError, match=r"--calibrate is for the validation images of .*other, got others: use the"):
+        calibrate(other)
+    assert not (other / "calibration.json").exists()
+
+
+def test_it_is_kept_where_another_file_cannot_be_written(run, tmp_path, monkeypatch):
+    def fail(*_):
+        raise UserError("--csv is not possible")
+
+    monkeypatch.setattr(evaluate, "_write_csv", fail)
+    with pytest.raises(UserError, match="--csv is not possible"):
+        calibrate(run, "--csv", tmp_path / "a.csv")
+    assert json.loads((run / "calibration.json").read_text())["size"] == "trained"
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"temperature": 0}', '{"temperature": 1e9, "step": 7, "tta": {}}'])
-def test_a_damaged_calibration_is_named(run, content):
-    (run / "calibration.json").write_text(content)
+def test_a_damaged_calibration_is_named(tmp_path, content):
+    (tmp_path / "calibration.json").write_text(content)
     with pytest.raises(UserError, match="calibration.json is damaged: run evaluate --calibrate again, or delete it"):
-        read_temperature(run, 7, Augmentation())
+        read_temperature(str(tmp_path), conditions({"step": 7}, Views(), SIZING))

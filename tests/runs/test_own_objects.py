@@ -127,6 +127,8 @@ def test_the_network_is_loaded_with_its_class_and_without_loss_and_optimizer(res
     assert run.load(model=SegNet).predict(np.zeros((10, 12, 3), np.uint8)).shape == (10, 12)
     scores = segnet_jax.evaluate(run.folder, model=SegNet, boundary=False, devices=1)
     assert scores.miou == pytest.approx(run.scores.miou, abs=1e-6)
+    mean = segnet_jax.evaluate([run.folder, run.folder], model=SegNet, boundary=False, devices=1)
+    assert mean.miou == pytest.approx(run.scores.miou, abs=1e-6)
 
 
 def test_a_run_may_start_from_one_with_the_same_network(resumed):

@@ -8,21 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from made_runs import make_run
 from test_ema import Tiny, batches_for, trained_of
 from test_steps import WEIGHTS, assert_trees_close
 from test_train import SMALL, digest_of, restored, run
 
 import segnet_jax
 from segnet_jax.config.fields import Config
+from segnet_jax.config.files import read_run
 from segnet_jax.config.flags import parse_config
 from segnet_jax.distributed.data_parallel import choose_devices, parallel_train_step, replicate
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.runs.checks import check_averaged_steps
 from segnet_jax.runs.trainer import Trainer
 from segnet_jax.system.errors import UserError
+from segnet_jax.training.batch_norm_statistics import save_statistics
+from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.ema import swa_decay_at
 from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer
+from segnet_jax.training.precision import DTYPES, LossScale
+from segnet_jax.training.restored import restore
 from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import create_state, init_variables
 from segnet_jax.training.steps import train_steps
@@ -30,11 +36,11 @@ from segnet_jax.training.steps import train_steps
 RATE = 0.05
 
 
-def steps_of(count, optimizer=None, **settings):
-    devices, model = choose_devices(str(count)), Tiny()
+def steps_of(count, optimizer=None, precision="float32", **settings):
+    devices, model = choose_devices(str(count)), Tiny(dtype=DTYPES[precision])
     built, schedule = build_optimizer(OptimizerSettings(learning_rate=RATE), model, 100)
     optimizer = optimizer or built
-    state = create_state(init_variables(model, seed=0), optimizer, "float32", has_ema="swa" in settings)
+    state = create_state(init_variables(model, seed=0), optimizer, precision, has_ema="swa" in settings)
     settings = StepSettings(model, jnp.asarray(WEIGHTS), TORCH, optimizer, schedule, **settings)
     step = parallel_train_step(partial(train_steps, make_batch=as_sent, settings=settings), devices)
     return replicate(state, devices), step
@@ -60,6 +66,18 @@ def test_the_average_is_the_mean_of_the_states_at_the_ends_of_its_epochs(count):
         ends += [trained_of(state)] if number % 2 == 0 else []
         expected = jax.tree.map(lambda *all_: np.mean(all_, axis=0), *ends) if ends else trained_of(state)
         assert_trees_close(jax.device_get(state.variables), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_an_epoch_that_ends_with_a_skipped_float16_step_counts_with_the_state_that_it_leaves():
+    (state, step), devices, states = steps_of(1, precision="float16", swa=(0, 2)), choose_devices("1"), []
+    for number, batch in enumerate(batches_for(1), start=1):
+        scale = LossScale(jnp.float32(2.0**50 if number == 4 else 2.0**10), jnp.int32(0))
+        state, metrics = step(replicate(state.replace(loss_scale=scale), devices), batch, ())
+        assert int(np.ravel(metrics["skipped"])[0]) == (number == 4)
+        states.append(jax.tree.map(np.copy, trained_of(state)))
+    assert jax.tree.all(jax.tree.map(np.array_equal, states[2], states[3]))
+    expected = jax.tree.map(lambda second, fourth: (second + fourth) / 2, states[1], states[3])
+    assert_trees_close(jax.device_get(state.variables), expected, rtol=1e-5, atol=1e-7)
 
 
 def test_norms_are_those_of_gradient_and_parameters_and_change_no_bit():
@@ -116,6 +134,32 @@ def test_a_run_ends_with_the_mean_of_its_last_epochs_and_resumes_bit_for_bit(tmp
 def test_settings_that_contradict_it_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         Config(swa_epochs=3, **settings)
+
+
+@pytest.mark.parametrize(
+    "flag, given, implied", [("batch-norm", "running", "recompute"), ("result-checkpoint", "best", "last")]
+)
+def test_a_given_flag_that_contradicts_it_is_refused(flag, given, implied):
+    words = [f"--{flag}", given, "--swa-epochs", "3"]
+    with pytest.raises(
+        UserError, match=f"--swa-epochs 3 implies --{flag} {implied}, got --{flag} {given}: remove either"
+    ):
+        parse_config(words, prog="x", description="")
+    parse_config([f"--{flag}={implied}", "--swa-epochs", "3"], prog="x", description="")
+
+
+def test_its_runs_can_be_restored_with_the_running_statistics(tmp_path):
+    folder = make_run(tmp_path / "run", swa_epochs=1, epochs=2, result_checkpoint="last")
+    config, devices = read_run(folder), choose_devices("1")
+    plain = restore(str(folder), config, "result", devices, "float32", batch_norm="running")
+    running = jax.device_get(plain.variables["batch_stats"])
+    precise = jax.tree.map(lambda array: array + 1, running)
+    with Checkpoints(folder / "checkpoints", devices) as checkpoints:
+        sums = checkpoints.sum_of_state("newest", 8)
+    save_statistics(folder / "checkpoints", sums, precise, {})
+    for rule, expected in (("running", running), ("run", precise), ("recompute", precise)):
+        found = restore(str(folder), config, "result", devices, "float32", batch_norm=rule)
+        assert_trees_close(jax.device_get(found.variables["batch_stats"]), expected, rtol=0, atol=0)
 
 
 def test_it_implies_recomputed_statistics_of_the_last_checkpoint_and_fits_the_run():
