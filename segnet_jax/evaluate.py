@@ -58,8 +58,7 @@ class EvaluateOptions:
     split: Literal["train", "val", "test"] = "val"  # split to evaluate
     data: Folder = ""  # dataset folder; default: the one that the run was trained on
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
-    # custom network that the run was trained with; it is imported only if it is named here
-    network: CustomNetwork = ""
+    network: CustomNetwork = ""  # custom network of the run; it is imported only if it is named here
     batch_norm: BatchNormChoice = "run"  # BatchNorm statistics to use; run: as the run's config
     ema: bool = True  # use the averaged (EMA or SWA) parameters if the run has them
     samples: int = 0  # also evaluate the mean of this many dropout samples (Bayesian SegNet), with its uncertainty

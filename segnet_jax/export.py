@@ -75,8 +75,7 @@ class ExportOptions:
     format: tuple[Format, ...] = ("stablehlo",)  # formats to write
     out: Folder = ""  # output folder; default: RUN/export
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
-    # custom network that the run was trained with; it is imported only if it is named here
-    network: CustomNetwork = ""
+    network: CustomNetwork = ""  # custom network of the run; it is imported only if it is named here
     size: ImageSize = (0, 0)  # with --format onnx: height and width of a file of fixed size; 0 0: any size
     data: Folder = ""  # dataset for the comparison, such as "synthetic"; default: the one that the run was trained on
     images: int = 3  # number of validation images to compare on

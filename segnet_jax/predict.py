@@ -90,8 +90,7 @@ class PredictOptions:
     labels: Folder = ""  # folder with labels of the images: print scores and write NAME_errors.png
     void: int = -1  # label value of void; -1: as the run reads labels
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
-    # custom network that the run was trained with; it is imported only if it is named here
-    network: CustomNetwork = ""
+    network: CustomNetwork = ""  # custom network of the run; it is imported only if it is named here
     samples: int = 0  # predict the mean of this many dropout samples (Bayesian SegNet); 0: no sampling
     # with --samples, also write NAME_entropy.png, NAME_information.png and NAME_variance.png, 0..255
     uncertainty: bool = False

@@ -243,10 +243,9 @@ def resolve(config: Config, own: OwnObjects = NO_OBJECTS) -> Setup:
     check_loss(own, len(dataset.classes))
     for note in dataset.notes:
         logger.info(as_called(note))
-    if warning := run_dataset.size_warning(config, dataset):
-        logger.warning(warning)
-    if warning := run_dataset.crop_warning(config, dataset):
-        logger.warning(warning)
+    for warn in (run_dataset.size_warning, run_dataset.crop_warning):
+        if warning := warn(config, dataset):
+            logger.warning(warning)
     eval_name = run_dataset.validation_split(dataset)
     if config.split_rule == "trainval" and eval_name == "test":
         logger.info("note: --split-rule trainval has no validation images: the test images are scored once, at the end")
