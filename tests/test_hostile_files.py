@@ -154,6 +154,7 @@ def test_the_scan_finds_what_it_looks_for(code):
     assert list(dangers(ast.parse(code)))
 
 
+@pytest.mark.slow
 def test_the_commands_refuse_a_hostile_weight_file_too(tmp_path):
     canary = tmp_path / "canary"
     (tmp_path / "w.pth").write_bytes(hostile_files.payloads(canary)["reduce"])

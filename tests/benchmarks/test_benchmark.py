@@ -36,6 +36,7 @@ def run(monkeypatch, *flags):
     return left.value.code
 
 
+@pytest.mark.slow
 def test_the_work_of_the_published_network_is_the_published_one():
     work = roofline.work_of(SegNet(11, pooling="ceil", dtype=jnp.bfloat16), 360, 480)
     assert round(work.infer_flop / 1e9, 1) == 213.4  # performance tables of the roofline: 213.4 and 639.7 GFLOP,

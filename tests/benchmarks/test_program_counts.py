@@ -86,6 +86,7 @@ def by_formula(model, height, width):
     return sum(layers), layers[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [

@@ -55,6 +55,7 @@ def test_the_network_learns_with_one_output_channel_and_is_evaluated_as_any_othe
     assert scores["loss"] == pytest.approx(val_loss, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_predict_and_python_segment_where_the_probability_exceeds_one_half(trained, data, tmp_path):
     options = [str(trained), str(data / "images"), "--out", str(tmp_path / "out"), "--devices", "1", "--confidence"]
     assert predict.predict(parse_flags(predict.PredictOptions, options, prog="x", description="")) == 0

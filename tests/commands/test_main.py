@@ -139,6 +139,7 @@ def completed(tmp_path_factory):
     return complete
 
 
+@pytest.mark.slow
 def test_bash_completes_commands_flags_and_choices(completed):
     assert set(completed("")) == script.commands().keys()
     assert completed("ev") == ["evaluate"]

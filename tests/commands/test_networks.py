@@ -27,6 +27,7 @@ def trained(request, tmp_path_factory):
     return folder, flags
 
 
+@pytest.mark.slow
 def test_its_loss_falls(trained):
     rows = list(map(json.loads, (trained[0] / "metrics.jsonl").read_text().splitlines()))
     losses = [row["loss"] for row in rows if row["kind"] == "train"]

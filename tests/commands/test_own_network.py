@@ -65,6 +65,7 @@ def forget(monkeypatch):
     monkeypatch.setattr(own_network, "_imported", {})
 
 
+@pytest.mark.slow
 def test_an_own_network_is_trained_and_used_only_where_it_is_named(mine, tmp_path, monkeypatch):
     run, name = tmp_path / "run", f"{mine}:Wide"
     assert train(monkeypatch, "--run", run, "--network", name, "--epochs", 1, "--devices", 1) == 0

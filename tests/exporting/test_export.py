@@ -168,6 +168,7 @@ def test_an_export_that_differs_from_the_network_is_discarded(run, tmp_path, mon
     assert ending.value.exit_code == 1 and not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_formats_that_match_are_kept_and_a_limit_can_be_overridden(run, tmp_path, monkeypatch, logged):
     def read(subject, path):
         right = subject.jitted(subject.model, subject.variables)

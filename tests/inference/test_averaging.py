@@ -119,6 +119,7 @@ def scores_of(tmp_path, *flags):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_evaluate_counts_the_mean_of_views_and_runs_on_one_device_and_on_eight(runs, tmp_path):
     views = ("--tta", "flip", "--no-boundary")
     found = scores_of(tmp_path, *runs, *views, "--devices", 1)

@@ -44,6 +44,7 @@ def calibration_error(logits, label, temperature):
     return sum(gaps) / len(label)
 
 
+@pytest.mark.slow
 def test_the_temperature_is_fitted_on_all_labeled_pixels_and_used_by_predict(run, tmp_path, capsys):
     network = segnet_jax.load(run)
     split = open_data(network.config).splits["val"]

@@ -60,6 +60,7 @@ def rewritten(folder, target, change):
     return target
 
 
+@pytest.mark.slow
 def test_load_and_predict_give_the_class_ids_of_the_run(run, folder, images, tmp_path):
     first, second = segnet_jax.load(run), segnet_jax.load(folder)
     assert (first.classes, first.step, first.preprocessing) == (second.classes, second.step, second.preprocessing)

@@ -234,6 +234,7 @@ SHAPES = {  # height and width of pictures -> of what becomes of them within 24x
 }
 
 
+@pytest.mark.slow
 def test_between_bars_the_network_sees_what_it_saw_in_training_and_finds_what_evaluation_finds(tmp_path, capsys):
     run, photos = make_run(tmp_path / "run", fit="letterbox"), tmp_path / "photos"
     photos.mkdir()

@@ -125,6 +125,7 @@ def test_useless_samples_are_refused(module, samples, message, plain_run, tmp_pa
             command(predict, predict.predict, plain_run, tmp_path / "a.png", "--samples", samples)
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_maps_that_an_evaluation_of_samples_has_kept(run, evaluated, capsys):
     assert command(report, report.report, run) == 0
     page = (run / "report.html").read_text()

@@ -158,6 +158,7 @@ def as_flax_would_have_it(twin, old, pooling):
     return statistics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

@@ -131,6 +131,7 @@ def test_float16_gives_up_when_the_loss_scale_cannot_fall_further(tmp_path, monk
     assert [(row["step"], row["skipped"], row["loss_scale"]) for row in rows] == [(1, 1, 2.0), (2, 2, 1.0)]
 
 
+@pytest.mark.slow
 def test_out_of_memory_names_the_batch_and_suggests_flags(tmp_path, monkeypatch):
     build, calls = build_steps.build_train_step, []
 

@@ -121,6 +121,7 @@ def test_before_any_step_it_scores_what_the_run_scores(source, tmp_path, capsys)
             assert rights[name] / each["pixels"] == each["accuracy"]
 
 
+@pytest.mark.slow
 def test_from_the_export_and_from_the_run_the_first_step_is_the_same_to_the_last_bit(source, exported):
     states = []
     from_run, _ = prepare(source)
@@ -244,6 +245,7 @@ def caffe(monkeypatch, tmp_path):
     return path, tmp_path / "converted"
 
 
+@pytest.mark.slow
 def test_what_convert_leaves_is_trained_on_and_so_is_the_file_itself(caffe, capsys):
     path, converted = caffe
     network = {"depth": 5, "width": 1.0, "conv_bias": True, "pooling": "ceil", "batch_norm_epsilon": 1e-9}

@@ -77,6 +77,7 @@ def resumed(tmp_path_factory):
     return segnet_jax.train(**settings), recorder.seen
 
 
+@pytest.mark.slow
 def test_objects_that_equal_the_built_in_ones_train_the_same_network_bit_for_bit_also_resumed(resumed, tmp_path):
     config = Config(**TINY)
     by_name = segnet_jax.train(config, run=str(tmp_path / "named"))

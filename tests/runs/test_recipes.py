@@ -53,6 +53,7 @@ def test_a_run_stopped_within_an_epoch_resumes_bit_for_bit(name, tmp_path):
         assert {row[2] for row in rows[0]} <= {np.float32(0.003 * 0.5**n) for n in range(4)}
 
 
+@pytest.mark.slow
 def test_a_plateau_is_logged_and_cannot_be_added_to_a_run_or_left_out(tmp_path):
     flags = ("--schedule", "plateau", "--plateau-patience", 0, "--learning-rate", 1e-12, "--epochs", 3)
     assert run("--run", tmp_path / "run", *flags) == 0  # nothing is learnt: after epoch 2 the rate drops

@@ -233,6 +233,7 @@ def test_an_overridden_run_resumes_with_the_change_and_records_it(folder):
     assert len(set(np.round(weights, 6))) > 3  # counted, no longer all one
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_while_its_last_step_was_scored_is_finished_by_the_next_start(
     folder, unbroken, monkeypatch, capsys
 ):

@@ -208,6 +208,7 @@ def test_the_statistics_of_a_run_are_those_of_its_averaged_parameters(unbroken, 
     assert not np.allclose(average["batch_stats"]["conv1_1_bn"]["mean"], mean, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_the_result_has_both_scores_and_the_recomputed_one_is_the_main_one(unbroken, tmp_path):
     found = result_of(unbroken)
     both = found["batch_norm"]

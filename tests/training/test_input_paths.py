@@ -149,6 +149,7 @@ def test_a_folder_of_images_is_trained_on_without_tensorflow(tmp_path):
     assert digest_of(tmp_path / "device") == digest_of(tmp_path / "auto")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "backend", [pytest.param("cpu", marks=pytest.mark.slow), "gpu"]
 )  # on the CPU written out, elsewhere as a loop

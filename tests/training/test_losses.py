@@ -244,6 +244,7 @@ def test_eight_devices_take_the_same_steps_of_a_network_as_one():
 SLOW = [pytest.param(formula, marks=pytest.mark.slow) for formula in ("ce", "dice")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("formula", [*SLOW, "0.5*ce + ohem + lovasz"])
 def test_the_loss_of_an_evaluation_does_not_depend_on_its_batches(formula):
     loss, weights, (logits, label) = parse_loss(formula), jnp.float32(WEIGHTS), uneven_batch()

@@ -43,6 +43,7 @@ def test_it_is_applied_to_each_image_with_its_own_key():
     assert len({found["image"][place].tobytes() for place in np.ndindex(2, 3)}) == 6
 
 
+@pytest.mark.slow
 def test_batches_are_the_same_on_both_paths_and_on_one_and_eight_devices():
     samples, pictures = random_samples(17, 8, 9), {}
     sampler = Sampler(17, 16, seed=2, flip=True, shift=2, rotate=20.0, class_mix=0.5, augment=OWN.name)

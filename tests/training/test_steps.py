@@ -200,6 +200,7 @@ def test_dropout_drops_the_same_on_two_devices_as_on_one_and_otherwise_in_each_s
     assert abs(losses[0] - losses[1]) > 1e-3  # nothing was learnt between them
 
 
+@pytest.mark.slow
 def test_without_synchronized_batch_norm_devices_still_agree_on_one_state():
     _, state, step, _ = make(8, sync=False)
     state, _ = step(state, random_batch((8, 1, 2)))

@@ -173,6 +173,7 @@ def test_pooling_and_unpooling_of_the_oracle_are_those_of_a_loop_over_pixels():
         assert caffe.upsample(pooled, mask, (5, 7))[c, h, w] == x[c, h, w]
 
 
+@pytest.mark.slow
 def test_batch_norm_is_scale_times_x_plus_shift_to_the_last_bit(small, run):
     restored = restore(str(run), config_files.read_run(run), "best", choose_devices("1"), "float32")
     epsilon = restored.model.batch_norm_epsilon

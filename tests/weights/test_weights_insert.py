@@ -142,6 +142,7 @@ def test_the_first_kernel_is_adapted_to_other_channels(channels, small):
     assert all(adapt_channels(vgg, channels).convs[conv] is vgg.convs[conv] for conv in others)
 
 
+@pytest.mark.slow
 def test_a_network_of_four_channels_and_a_unet_take_the_vgg(small):
     vgg, image = as_vgg(small), np.random.default_rng(1).random((1, 8, 8, 3), np.float32)
 
