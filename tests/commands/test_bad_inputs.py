@@ -180,6 +180,7 @@ def test_every_row_of_the_table_has_its_case():
     assert {case.row for case in (*FOLDERS, *ARCHIVES, *FLAGS, *WEIGHTS, *RUNS)} == set(range(1, 49))
 
 
+@pytest.mark.slow
 def test_real_camvid_is_read_whole_without_a_false_alarm(camvid_folder, camvid_sizes, tmp_path, logged):
     started = time.monotonic()
     dataset = camvid.tutorial(camvid_folder)

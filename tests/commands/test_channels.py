@@ -52,7 +52,7 @@ def pixels_of(name):
     return "--channels", channels, "--image-bits", bits
 
 
-@pytest.fixture(scope="module", params=["six16", pytest.param("gray16", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[pytest.param(name, marks=pytest.mark.slow) for name in ("six16", "gray16")])
 def trained(request, tmp_path_factory):
     name = request.param
     folder = tmp_path_factory.mktemp("channels")

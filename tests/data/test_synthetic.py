@@ -115,6 +115,7 @@ def test_too_small_a_size_or_number_is_refused(arguments):
         street_scenes(*arguments, seed=0)
 
 
+@pytest.mark.slow
 def test_every_class_is_in_most_scenes_and_has_its_fraction(scenes):
     _, label = scenes["train"]
     fraction = np.array([(label == class_id).mean() for class_id in range(CLASSES)])

@@ -96,6 +96,7 @@ def test_the_metadata_of_the_weights_suffice_to_rebuild_the_network(tmp_path):
     assert built == build.build_model(read_run(run), 11, "float32")
 
 
+@pytest.mark.slow
 def test_an_earlier_export_is_overwritten_only_with_overwrite(run, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     out.mkdir()

@@ -49,7 +49,8 @@ def found_alone(cases, folder):
         return [(arrays[f"prediction{number}"], arrays[f"logits{number}"]) for number in range(len(cases))]
 
 
-@pytest.mark.parametrize("cases", [CASES, pytest.param(MORE, marks=pytest.mark.slow)], ids=["published", "others"])
+@pytest.mark.slow
+@pytest.mark.parametrize("cases", [CASES, MORE], ids=["published", "others"])
 def test_jax_alone_gives_pytorchs_logits_from_the_file(cases, tmp_path):
     for (name, shape), found in zip(cases, found_alone(cases, tmp_path), strict=True):
         assert_is_network(*found, expected_of(name, subject_of(name), _images(name, shape)))

@@ -35,9 +35,7 @@ def train_rows(folder):
     return [row for row in rows if row["kind"] == "train"]
 
 
-@pytest.mark.parametrize(
-    "name", [name if name == "adamw" else pytest.param(name, marks=pytest.mark.slow) for name in RECIPES]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) for name in RECIPES])
 def test_a_run_stopped_within_an_epoch_resumes_bit_for_bit(name, tmp_path):
     flags = RECIPES[name].split()
     assert run("--run", tmp_path / "unbroken", *flags) == 0

@@ -64,6 +64,7 @@ OTHERS = {  # another value for each field
     "crop": (180, 240),
     "class_mix": 0.5,
     "augment": "mine:jitter",
+    "upload": "s3://street/runs",
     "network": "segnet-basic",
     "encoder": "vgg19",
     "depth": 4,
@@ -166,7 +167,8 @@ def test_every_key_is_classed_and_tried():
 
 @pytest.mark.parametrize("name", OTHERS)
 @pytest.mark.parametrize("again", ["--resume", "the same command"])
-def test_each_changed_key_is_reported_with_old_and_new(tmp_path, name, again):
+def test_each_changed_key_is_reported_with_old_and_new(tmp_path, name, again, monkeypatch):
+    monkeypatch.setattr(find_run, "check_upload", lambda address: None)  # which writes to the bucket
     old = Config()
     (tmp_path / "config.toml").write_text(old.to_toml())
     given = {name: OTHERS[name], "run": str(tmp_path), "resume": again == "--resume"}

@@ -365,6 +365,7 @@ OF_A_START = {
     "max_steps": "1",
     "profile": "5",
     "logger": '["wandb"]',
+    "upload": '"s3://street/runs"',
 }
 
 
