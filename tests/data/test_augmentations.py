@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
-from test_device_resident import mapped, random_samples
+from test_device_resident import random_samples
 from test_order import marked_records, shares
-from test_scale_and_color import by_both, whole_epoch
+from test_scale_and_color import assert_batches_are_equal, by_both, whole_epoch
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.input_pipeline import device_resident, tf_data
@@ -21,7 +21,6 @@ from segnet_jax.data.input_pipeline.class_mix import choose_classes, class_mix
 from segnet_jax.data.input_pipeline.sampler import CROP_BITS, PIXEL, Sampler, _kernels, _matrices
 from segnet_jax.data.input_pipeline.tf_data import BatchShard
 from segnet_jax.distributed.data_parallel import choose_devices
-from segnet_jax.training import inputs
 
 EACH = {
     "blur": {"blur": 1.5},
@@ -294,16 +293,8 @@ def test_all_together_make_the_same_batches_on_both_paths(count, place, grad_acc
     global_batch_size = 2 * count * grad_accum_steps
     samples = random_samples(2 * global_batch_size + 1, 9, 14)
     sampler = Sampler(len(samples), global_batch_size, seed=2, flip=True, shift=3, **ALL)
-    calls = inputs.split_into_dispatches(range(2 * sampler.steps_per_epoch), steps, sampler.steps_per_epoch)
-    source = inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
-    make = mapped(source, devices)
-    for numbers, draws in zip(calls, source.inputs(calls), strict=True):
-        made = make(draws)
-        for k, step in enumerate(numbers):
-            expected = tf_data.training_batch(samples, sampler, shard, grad_accum_steps, step)
-            assert expected["image"].shape[-3:] == (5, 7, 3)
-            for name in ("image", "label"):
-                assert made[name].dtype == np.uint8 and np.array_equal(made[name][:, k], expected[name])
+    shape = assert_batches_are_equal(samples, sampler, shard, devices, place, grad_accum_steps, steps)
+    assert shape == (5, 7, 3)
 
 
 def test_pictures_do_not_depend_on_devices_and_processes():

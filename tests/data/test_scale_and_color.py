@@ -31,6 +31,20 @@ def by_both(function, *arguments):
     return ours
 
 
+def assert_batches_are_equal(samples, sampler, shard, devices, place, grad_accum_steps, steps):
+    """Check that the device makes the host's batches of two epochs, byte by byte; return the shape of an image."""
+    calls = inputs.split_into_dispatches(range(2 * sampler.steps_per_epoch), steps, sampler.steps_per_epoch)
+    source = inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
+    make = mapped(source, devices)
+    for numbers, draws in zip(calls, source.inputs(calls), strict=True):
+        made = make(draws)
+        for k, step in enumerate(numbers):
+            expected = tf_data.training_batch(samples, sampler, shard, grad_accum_steps, step)
+            for name in ("image", "label"):
+                assert made[name].dtype == np.uint8 and np.array_equal(made[name][:, k], expected[name])
+    return expected["image"].shape[-3:]
+
+
 def resample_by_loop(image, label, factor, share_y, share_x):
     """Resample pixel by pixel in exact fractions.
 
@@ -163,15 +177,7 @@ def test_batches_made_on_the_device_are_those_of_the_host_bit_for_bit(
     global_batch_size = 2 * count * grad_accum_steps
     samples = random_samples(3 * global_batch_size + 1, 9, 14)
     sampler = Sampler(len(samples), global_batch_size, seed=2, flip=True, shift=3, scale=scale, color=color)
-    calls = inputs.split_into_dispatches(range(2 * sampler.steps_per_epoch), steps, sampler.steps_per_epoch)
-    source = inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
-    make = mapped(source, devices)
-    for numbers, draws in zip(calls, source.inputs(calls), strict=True):
-        made = make(draws)
-        for k, step in enumerate(numbers):
-            expected = tf_data.training_batch(samples, sampler, shard, grad_accum_steps, step)
-            for name in ("image", "label"):
-                assert made[name].dtype == np.uint8 and np.array_equal(made[name][:, k], expected[name])
+    assert_batches_are_equal(samples, sampler, shard, devices, place, grad_accum_steps, steps)
 
 
 def test_they_do_not_depend_on_devices_and_processes():

@@ -42,7 +42,9 @@ def camvid_folder(data: str) -> Path:
     if data != "camvid":
         if is_address(data):
             check_named(data)
-        folder = local_copy("--data", data) if is_address(data) else expanded(data)
+            folder = local_copy("--data", data)
+        else:
+            folder = expanded(data)
         if not folder.is_dir():
             message = (
                 f"no folder {data}{did_you_mean(folder, os.path.isdir)}; --data takes a folder, camvid, or synthetic"
