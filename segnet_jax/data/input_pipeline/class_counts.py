@@ -1,4 +1,4 @@
-"""Pixel counts per class of a split, cached by its fingerprint."""
+"""Pixel counts per class of a split, cached by the split's fingerprint."""
 
 import contextlib
 import json
@@ -48,9 +48,9 @@ def count_labels(
     """Count the pixels of each class in one pass.
 
     Args:
-      labels: function that returns the label of an index, uint8 [H,W] of class ids or VOID.
+      labels: function from an index to a label, uint8 [H,W] of class ids and VOID.
       num_labels: number of labels.
-      num_classes: C.
+      num_classes: number of classes.
       on_label: called after each label.
     """
 
@@ -75,11 +75,11 @@ def count_split(
 ) -> LabelCounts:
     """Count a split's labels at the size on disk, or load cached counts.
 
-    Unreadable counts are recomputed, and failing to write them is ignored: counting takes seconds.
+    Invalid cached counts are recomputed, and failures to write them are ignored, as counting takes only seconds.
 
     Args:
-      split: the samples.
-      num_classes: C.
+      split: the split.
+      num_classes: number of classes.
       cache: the cache folder.
       on_label: called after each label.
     """
