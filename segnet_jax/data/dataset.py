@@ -66,11 +66,7 @@ class Dataset:
 def report_all_faults(dataset: Dataset, where: object) -> Dataset:
     """Wrap the readers so that reading a faulty sample raises an error with the faults of all samples.
 
-    The error does not depend on the reading order or the number of threads.
-
-    Args:
-      dataset: dataset whose readers raise UserError for faulty samples.
-      where: folder or archive named in messages.
+    The error names `where` and does not depend on the reading order or the number of threads.
     """
     lock = threading.Lock()
     found: list[UserErrors] = []

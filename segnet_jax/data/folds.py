@@ -59,12 +59,7 @@ def _consecutive(order: Sequence[int], num_folds: int) -> list[int]:
 def take_fold(dataset: Dataset, num_folds: int, fold: int) -> Dataset:
     """Return a dataset that validates on one fold of the training and validation images and trains on the others.
 
-    The test split is unchanged.
-
-    Args:
-      dataset: dataset to divide.
-      num_folds: number of folds.
-      fold: the fold to validate on, counted from 1.
+    `fold` is counted from 1. The test split is unchanged.
 
     Raises:
       UserError: If two images share a name, or there are fewer images than folds.

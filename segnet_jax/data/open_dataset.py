@@ -60,7 +60,7 @@ def open_dataset(
       read_options: how the files of a folder are read.
       leave_out: sequence to validate on with "leave-out".
       leave_out_train: `num_train` of `sequences.leave_out`.
-      stored: classes and label rule of a run, used instead of the folder's.
+      stored: classes and label rule of a run; see `open_pairs`.
       label_mapping: label mapping for folders without a class file.
 
     Raises:

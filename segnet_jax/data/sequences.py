@@ -73,11 +73,7 @@ class Audit:
 
 
 def audit(splits: Mapping[str, Sequence[str]]) -> Audit | None:
-    """Find temporal neighbors across splits, or return None if a name has no sequence.
-
-    Args:
-      splits: split -> image names.
-    """
+    """Find temporal neighbors across splits (split -> image names), or return None if a name has no sequence."""
     frames: dict[str, dict[str, list[tuple[int, str]]]] = {}  # sequence -> split -> (frame, name), in order
     for split, names in splits.items():
         for name in names:
@@ -173,13 +169,8 @@ def _seconds(span: float) -> str:
 def leave_out(dataset: Dataset, sequence: str, num_train: int = 0) -> Dataset:
     """Return a dataset that validates on one sequence and trains on all others, from every split.
 
-    With `num_train`, it trains on the first frames of that sequence and validates on the rest, for fine-tuning. Unlike
-    every n-th frame, the first frames have close neighbors in validation at a single seam only.
-
-    Args:
-      dataset: dataset whose image names contain sequences.
-      sequence: the sequence to leave out.
-      num_train: 0, or the number of frames of the sequence to train on.
+    With `num_train`, it trains on that many first frames of the sequence and validates on the rest, for fine-tuning.
+    Unlike every n-th frame, the first frames have close neighbors in validation at a single seam only.
 
     Raises:
       UserError: If a name has no sequence or occurs twice, or the sequence is unknown, the only one, or too short.

@@ -144,7 +144,7 @@ def test_test_images_are_not_split_where_a_list_names_them_alone(samples, tmp_pa
         found = names_of(dataset)
         assert found["test"] == names[2:4] and found["train"] and found["val"]
         assert sorted(found["train"] + found["val"]) == names[:2] + names[4:]
-        note = "note: lists in ImageSets/Segmentation not used: default.txt; used: test.txt"
+        note = "note: lists in ImageSets/Segmentation that are not used: default.txt; used: test.txt"
         assert note in dataset.notes
 
 

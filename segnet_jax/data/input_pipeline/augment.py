@@ -50,7 +50,7 @@ def augment(
     Args:
       image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W].
-      params: the sample's `AugmentationParams.drawn`, as int32; only augmentations with parameters are compiled.
+      params: the sample's `AugmentationParams.drawn`, as int32; only augmentations with parameters are applied.
       backend: the numpy or JAX backend.
       other: image and label of the sample `params["partner"]`; None without class-mix.
       crop: height and width of crops; (0, 0) without them.

@@ -76,12 +76,7 @@ def count_split(
     """Count a split's labels at the size on disk, or load cached counts.
 
     Invalid cached counts are recomputed, and failures to write them are ignored, as counting takes only seconds.
-
-    Args:
-      split: the split.
-      num_classes: number of classes.
-      cache: the cache folder.
-      on_label: called after each label.
+    `on_label` is called after each counted label.
     """
     kept = cache / f"label_counts-{split.fingerprint}-{num_classes}.json"
     if (counts := _read(kept, num_classes)) is not None:

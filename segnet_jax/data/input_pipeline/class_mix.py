@@ -17,13 +17,10 @@ def class_mix(image: Any, label: Any, other_image: Any, other_label: Any, seed: 
     Args:
       image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W].
-      other_image: same dtype and shape as `image`.
-      other_label: uint8 [H,W].
+      other_image: the other image, in the same dtype and shape.
+      other_label: its label.
       seed: int32, for `choose_classes`.
       xp: numpy or jax.numpy.
-
-    Returns:
-      The mixed image and label.
     """
     is_pasted = xp.take(choose_classes(other_label, seed, xp), other_label.astype(xp.int32), mode="clip")
     return xp.where(is_pasted[..., None], other_image, image), xp.where(is_pasted, other_label, label)

@@ -32,10 +32,10 @@ class AugmentationParams:
       flip: bool, reflect left/right.
       shift_y: int64, pixels down (up if negative).
       shift_x: int64, pixels right, after the reflection.
-      step: int64, for `augment.resample`, like the next two; None without scaling.
+      step: int64, for `augment.resample`, like place_y and place_x; None without scaling.
       place_y: int64.
       place_x: int64.
-      gain: int64 [n,3], for `augment.recolor`, like the next; None without color changes.
+      gain: int64 [n,3], for `augment.recolor`, like offset; None without color changes.
       offset: int64 [n,3].
       kernel: int64 [n,K], for `augment.blur`; None without blur.
       matrix: int64 [n,4], for `augment.warp`; None without rotation and shear.

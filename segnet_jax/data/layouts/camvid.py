@@ -51,10 +51,6 @@ def tutorial(
 def find(folder: Path, label_mapping: LabelMapping | None = TUTORIAL) -> LayoutFiles:
     """Read the lists of a folder, but not the listed files.
 
-    Args:
-      folder: as in `tutorial`.
-      label_mapping: as in `tutorial`.
-
     Raises:
       UserError: If there is no train.txt.
     """

@@ -74,10 +74,6 @@ def recognize(folder: Path) -> str:
 def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
     """Find the pairs, with labelTrainIds if there are any, else labelIds.
 
-    Args:
-      folder: a folder that `recognize` accepts.
-      read_options: how its files are read.
-
     Raises:
       UserError: If there is no training image.
     """

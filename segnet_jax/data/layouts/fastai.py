@@ -21,12 +21,7 @@ def recognize(folder: Path) -> str:
 
 
 def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
-    """Find the pairs; without valid.txt or another list of validation images, the split is random.
-
-    Args:
-      folder: a folder that `recognize` accepts.
-      read_options: how its files are read.
-    """
+    """Find the pairs; without valid.txt or another list of validation images, the split is random."""
     faults: list[Fault] = []
     ignored: list[str] = []
     label_mapping, _ = folder_label_mapping(folder, faults, ignored)

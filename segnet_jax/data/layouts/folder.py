@@ -71,12 +71,7 @@ def _is_wrapped(folder: Path, places: Sequence[str]) -> bool:
 def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
     """Find the pairs, splits and classes of a folder.
 
-    Args:
-      folder: a folder that `recognize` accepts.
-      read_options: how its files are read.
-
-    Returns:
-      The pairs; if nothing defines the validation images, all are in "train" and `is_split` is False.
+    If nothing defines the validation images, all pairs are in "train" and `is_split` is False.
     """
     faults: list[Fault] = []
     notes: list[str] = []
@@ -146,10 +141,7 @@ def _listed_of_splits(
 def survey(folder: Path, read_options: ReadOptions, faults: list[Fault]) -> dict[str, Pictures]:
     """Sort the image files below a folder into images and labels of each split ("" if no folder names one).
 
-    Args:
-      folder: the dataset folder.
-      read_options: how its files are read.
-      faults: list to extend with links that leave the folder and unusable file names.
+    Links that leave the folder and unusable file names are added to `faults`.
     """
     found = folders_with_pictures(folder, pictures_below(folder, folder, faults, "", read_options.follow_links))
     places = {parts: place_of(parts) for parts in found}
@@ -246,12 +238,9 @@ def pairs_of(
 
 
 def lists_in(place: Path, folder: Path, faults: list[Fault]) -> dict[str, Path]:
-    """Return split -> list file, found by name in the dataset folder or its list folders.
+    """Return split -> list file, found by name in `place` or, if it is the dataset folder, its list folders.
 
-    Args:
-      place: folder to search, with its LIST_FOLDERS if it is the dataset folder.
-      folder: the dataset folder.
-      faults: list to extend if a split has several lists and none is named exactly like the split.
+    If a split has several lists and none is named exactly like the split, `faults` is extended.
     """
     for inner in LIST_FOLDERS if place == folder else ("",):
         there = sorted((place / inner).glob("*"), reverse=True)  # lower case first; includes dead links
@@ -287,11 +276,7 @@ def by_lists(
 ) -> dict[str, list[Entry]]:
     """Split pairs by list files; without a training list, unlisted pairs are for training.
 
-    Args:
-      entries: all pairs.
-      lists: split -> its list.
-      folder: the dataset folder.
-      faults: list to extend; with a training list, missing labels of unlisted images are removed from it.
+    With a training list, missing labels of unlisted images are removed from `faults`.
     """
     if "train" in lists:  # unlisted images then need no label
         unlabeled = {fault.file: fault for fault in faults if fault.kind == WITHOUT_LABEL}

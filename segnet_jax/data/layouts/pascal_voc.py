@@ -1,7 +1,7 @@
 """Pascal VOC's segmentation layout, also written by CVAT and labelme: JPEGImages, SegmentationClass, ImageSets.
 
-Without a class file, labels are palette images of VOC's 21 classes, with 255 for void, but only if names or values
-match, because tools write this layout for any classes.
+Without a class file, labels are read as VOC's 21 classes and 255 as void, but only if names or values match, because
+tools write this layout for any classes.
 Source of the names and their order: the VOC2012 development kit; the palette is its `VOClabelcolormap`.
 """
 
@@ -44,10 +44,6 @@ def recognize(folder: Path) -> str:
 
 def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
     """Find the listed pairs; without a list for training or validation, pairs that are not in test are split randomly.
-
-    Args:
-      folder: a folder that `recognize` accepts.
-      read_options: how its files are read.
 
     Raises:
       UserError: If there is no label.

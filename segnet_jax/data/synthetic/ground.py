@@ -66,12 +66,7 @@ def paint_ground(
 ) -> None:
     """Paint grass, pavements and the road with its markings, and the shadows of the houses.
 
-    Args:
-      rng: random numbers.
-      canvas: canvas to paint on.
-      camera: the view.
-      street: cross section of the street.
-      sunlit_edges: function from depth, float32 [h], to the sunlit range of x, two float32 [h] arrays, in meters.
+    `sunlit_edges` maps depth, float32 [h], to the sunlit range of x, two float32 [h] arrays, in meters.
     """
     first = math.ceil(camera.horizon + 0.5)
     window = slice(first, canvas.height), slice(0, canvas.width)

@@ -65,7 +65,7 @@ class Stand:
 
     Args:
       canvas: canvas to paint on.
-      camera: the view.
+      camera: the camera.
       x: meters to the right of the camera.
       depth: meters ahead.
       size: factor on all lengths.

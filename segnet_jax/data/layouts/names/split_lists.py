@@ -46,12 +46,7 @@ class _Place(NamedTuple):
 
 
 def read_list(path: Path, folder: Path) -> Listing:
-    """Read a list of pairs; each entry is located by its longest suffix that exists in `folder`.
-
-    Args:
-      path: the list.
-      folder: the dataset folder, which no entry may leave.
-    """
+    """Read a list of pairs; each entry is located by its longest suffix that exists in `folder`."""
     listing = Listing([], [], set())
     try:
         lines = read_lines(path)
