@@ -211,7 +211,7 @@ def test_a_part_of_the_dataset_suggests_the_whole_and_dots_are_spelled_out(sampl
     with pytest.raises(UserError, match=r"is part of a dataset. Did you mean the whole dataset, .*/VOC2012\?"):
         open_folder(tmp_path / "VOC2012/JPEGImages")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"of it, VOC2012\?"):
+    with pytest.raises(UserError, match=r"the whole dataset, VOC2012\?"):
         open_folder("VOC2012/JPEGImages")
     monkeypatch.chdir(tmp_path / "VOC2012/JPEGImages")
     with pytest.raises(UserError, match=r"^\. \(/.*/JPEGImages\) is part of a dataset. .* dataset, \.\.\?"):
