@@ -206,7 +206,14 @@ FOLDERS = [
     Case(
         30, "absent class", "", ("warning: no train pixel of Bicyclist",), no_classes_but(range(10), "*"), accepted=True
     ),
-    Case(31, "class in val alone", "", ("only val labels contain Bicyclist",), no_classes_but(range(10), "train"), accepted=True),
+    Case(
+        31,
+        "class in val alone",
+        "",
+        ("only val labels contain Bicyclist",),
+        no_classes_but(range(10), "train"),
+        accepted=True,
+    ),
     Case(
         32,
         "void label",

@@ -69,7 +69,9 @@ def summarize_folds(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
       UserError: If the results have different classes.
     """
     if len({tuple(result["per_class"]) for result in results.values()}) > 1:
-        raise UserError(f"the results of {', '.join(results)} have different classes: delete the runs that do not match")
+        raise UserError(
+            f"the results of {', '.join(results)} have different classes: delete the runs that do not match"
+        )
     keys = [key for key in METRICS if all(key in result for result in results.values())]
     rows = {
         name: {"num_images": result["num_images"], "step": result["step"], **{key: result[key] for key in keys}}
@@ -105,7 +107,9 @@ def _common_folder(config: Config) -> pathlib.Path:
             raise UserError(f"{folder} is a file: choose another --run")
         names = os.listdir(folder) if folder.is_dir() else ()
         if is_run(folder) or any(not re.fullmatch(r"fold-\d+|folds\.json|\..*", name) for name in names):
-            raise UserError(f"{folder} contains other files than folds, and nothing is overwritten: choose another --run")
+            raise UserError(
+                f"{folder} contains other files than folds, and nothing is overwritten: choose another --run"
+            )
         return folder
     prefix, number = pathlib.Path("runs") / f"{name_of(config)}-folds", 1
     while (folder := pathlib.Path(f"{prefix}-{number}")).exists():

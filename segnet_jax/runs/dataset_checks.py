@@ -131,7 +131,9 @@ def check_counts(
         faults.append(Fault("mask-0-255", "", message, "check how the values of the labels are read"))
     elif occurring and classes.names[0] not in occurring:
         last = len(classes) - 1
-        warnings.append(f"no label contains the id 0, {classes.names[0]}: do the ids start at 1? They must be 0..{last}")
+        warnings.append(
+            f"no label contains the id 0, {classes.names[0]}: do the ids start at 1? They must be 0..{last}"
+        )
     return faults, warnings
 
 
