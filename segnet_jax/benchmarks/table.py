@@ -18,7 +18,7 @@ def print_measurements(
 
     Args:
       found: part -> name -> value; a part may be a list of such dicts.
-      earlier: earlier measurements, to print the ratio of common numbers.
+      earlier: earlier measurements, to add a column with ratios.
       title: title of the table.
       file: file to print to; None for standard output.
     """
@@ -40,7 +40,7 @@ def print_measurements(
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (path, leaf) of nested dicts and lists; list elements are named by their devices and BatchNorm mode."""
+    """Yield (path, leaf) of nested dicts and lists; a list element is named by its devices and BatchNorm mode."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _flat(item, f"{name} {key}".strip())
