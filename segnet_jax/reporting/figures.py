@@ -96,7 +96,7 @@ def prediction_pictures(
       The path of `step_0000123.png`.
 
     Raises:
-      UserError: If another file has that name.
+      UserError: If `asked_for`, and a file of that name was not drawn for a flag.
     """
     rows = []
     for number, (label, prediction, name) in enumerate(zip(labels, predictions, names, strict=True)):
@@ -134,10 +134,10 @@ def picture_name(step: int) -> str:
 
 
 def check_pictures(folder: str | os.PathLike, step: int) -> None:
-    """Check that a folder of `--pictures` has no files to be replaced that were not drawn for this flag.
+    """Check that `--pictures` would replace only pictures that were drawn for this flag.
 
     Raises:
-      UserError: If the folder has such a file, which the message names.
+      UserError: If it would replace another file in the folder.
     """
     for name in (picture_name(step), "latest.png"):
         check_place("pictures", os.path.join(folder, name), made=folder, is_ours=sheet.is_asked_for)

@@ -32,7 +32,7 @@ class Progress:
       first_step: finished steps at the start; above 0 for a resumed run.
       file: output stream; by default that of the log.
       elapsed: seconds that the run took before it was resumed.
-      clock: monotonic seconds.
+      clock: function that returns monotonic seconds.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Progress:
         losses = [f"loss {_short(sum(self._losses) / len(self._losses))}"] if self._losses else []
         place, (left, elapsed) = self._place(), self._times()
         parts = [*place, *losses, *scores, *self._speed(), *self._skipped(), left, elapsed]
-        # The least important parts go first where the line is too long: the last scores are the least telling.
+        # Parts to drop if the line is too long, least important first.
         optional = [elapsed, *place[1:], *self._speed(), *scores[::-2], *losses, *self._skipped(), left]
         logger.info("  ".join(parts), extra={"fit": partial(_fit, parts, optional)})
         self._losses.clear()
@@ -179,7 +179,7 @@ class Progress:
 
 
 def _fit(parts: Sequence[str], optional: Sequence[str], width: int) -> str:
-    """Join the parts of a line, without the first of the optional ones where it would be longer than the width."""
+    """Join the parts of a line, dropping optional parts in order until the line fits the width."""
     shown = list(parts)
     for part in optional:
         if len("  ".join(shown)) <= width:

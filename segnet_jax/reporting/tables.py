@@ -82,7 +82,7 @@ def print_table(
 
 
 def print_sequences(sequences: Mapping[str, Mapping[str, float]]) -> None:
-    """Print the mIoU of each video sequence, at most of the ten with the most images.
+    """Print the mIoU of the video sequences, at most the ten with the most images.
 
     Args:
       sequences: name -> "miou" and "num_images".

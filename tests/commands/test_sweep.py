@@ -70,7 +70,7 @@ def test_named_runs_and_every_combination_of_the_grid_are_runs_in_order(tmp_path
         (SMALL + '[runs.".."]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '..'"),
         (SMALL + '[runs."."]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '.'"),
         (SMALL + '[grid]\nnetwork = ["mine:Net"]\n', "network 'mine:Net' is custom code, .* named on a command line"),
-        (SMALL + '[grid]\naugment = ["mine:f"]\n', "augment 'mine:f' is custom code, .* when a command line names it"),
+        (SMALL + '[grid]\naugment = ["mine:f"]\n', "augment 'mine:f' is custom code, .* named on a command line"),
         (SMALL + 'lr_mult = ["--network=mine:Net"]\n[grid]\nseed = [1]\n', "lr_mult in .* must not begin with -"),
         (SMALL + 'lr_mult = {"--network=mine:N" = 1}\n[grid]\nseed = [1]\n', "lr_mult in .* must not begin with -"),
         (SMALL + '[grid]\nlogger = [["wandb"]]\n', "logger in .* applies to a single start"),
