@@ -177,15 +177,9 @@ def draw_pictures(
     split: str,
     masks_only: bool,
 ) -> str:
-    """Draw the figure of `evaluate --pictures` into a folder, and return its path.
+    """Draw the figure of `evaluate --pictures` into a folder, which may be a link, and return its path.
 
-    Args:
-      folder: the folder that the user names, which may be a link.
-      pictures: name, image uint8 [H,W,3], label and prediction uint8 [H,W] of each sample.
-      classes: names and colors.
-      step: step of the checkpoint.
-      split: split of the samples.
-      masks_only: whether to leave out the photographs.
+    With `masks_only`, the photographs are left out.
     """
     names, images, labels, predictions = zip(*pictures, strict=True)
     drawn = prediction_pictures(

@@ -11,15 +11,7 @@ from segnet_jax.system.files import atomic_write_bytes
 def learning_rate_plot(
     rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, suggested: float | None, path: str | os.PathLike
 ) -> None:
-    """Plot the losses, their moving average and the suggested rate, and write the PNG to `path`.
-
-    Args:
-      rates: learning rate of each step, float [N].
-      losses: loss of each step, float [N].
-      smoothed: moving average of the losses, float [N].
-      suggested: the rate to mark, or None.
-      path: the PNG to write.
-    """
+    """Plot the losses, their moving average and the suggested rate over the rates, each [N], and write the PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot, which keeps every figure alive
 

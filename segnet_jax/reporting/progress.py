@@ -83,14 +83,9 @@ class Progress:
         *,
         num_skipped: int = 0,
     ) -> None:
-        """Record a finished step.
+        """Record a finished step, and the float16 steps skipped since the last call.
 
-        Args:
-          step: finished steps of the run.
-          loss: loss of this step.
-          learning_rate: learning rate of this step.
-          images_per_second: recent throughput; NaN keeps the previous value on display.
-          num_skipped: float16 steps skipped since the last call.
+        NaN as `images_per_second` keeps the displayed throughput.
         """
         if self._line_due:  # the previous epoch had no evaluation
             self._epoch_line()
@@ -119,12 +114,7 @@ class Progress:
             self._pace.between_steps(self._clock())
 
     def evaluated(self, scores: Scores, loss: float) -> None:
-        """Print the epoch's line with the results of its evaluation.
-
-        Args:
-          scores: scores of the validation split.
-          loss: loss of the validation split.
-        """
+        """Print the epoch's line with the scores and the loss of the validation split."""
         self._pace.between_steps(self._clock())
         self._pace.end_interval()
         self._epoch_line(

@@ -50,7 +50,7 @@ class RunLogger:
       title: heading of the training plot.
       device: hardware shown in the plot, such as "8 x Tesla V100-SXM2-16GB".
       about: JSON values about the dataset for `dataset.json`.
-      write: calls its argument, which writes into the folder; may wait and retry if the disk is full.
+      write: function that calls its argument, which writes files; it may wait and retry if the disk is full.
       should_stop: whether to skip the remaining pictures.
       hyperparameters: settings that differ from the defaults, for the loggers.
       loggers: names of loggers in addition to TensorBoard.
@@ -134,12 +134,7 @@ class RunLogger:
         return self._progress.phase(name) if self._folder else contextlib.nullcontext()
 
     def log_steps(self, steps: range, metrics: Mapping[str, np.ndarray]) -> None:
-        """Log the finished steps of one dispatch.
-
-        Args:
-          steps: counted from 0.
-          metrics: metrics of `training.steps.train_steps`, each [len(steps)].
-        """
+        """Log a dispatch's finished steps, counted from 0; `metrics` are those of `training.steps.train_steps`."""
         if not self._folder:
             return
         self._drawing.check()

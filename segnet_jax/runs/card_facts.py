@@ -18,13 +18,7 @@ from segnet_jax.weights.hub import is_repository
 
 
 def card_facts(folder: str, config: Config, subject: ExportedNetwork) -> CardFacts:
-    """Return the facts for the model card of an exported network.
-
-    Args:
-      folder: run folder or exported folder of the network.
-      config: config of the network.
-      subject: the exported network.
-    """
+    """Return the facts for the model card of a network exported from a run folder or exported folder."""
     about = subject.about
     result = _result_of(folder)
     return CardFacts(
@@ -65,12 +59,12 @@ def _result_of(folder: str) -> Mapping[str, Any]:
 
 
 def _dataset_of(config: Config, result: Mapping[str, Any]) -> str:
-    """Return the name of the training data: the result's name of CamVid or rendered scenes, or else the folder's."""
+    """Return the result's name of the training data if it is CamVid or rendered scenes, otherwise the folder's name."""
     dataset = result.get("dataset")
     is_known = isinstance(dataset, str) and dataset.startswith(("camvid", "synthetic"))
     return dataset if is_known else _name_of(config.data)
 
 
 def _name_of(path: str) -> str:
-    """Return the last component of a path, because a card must not name local folders; keep a Hub repository."""
+    """Return the last component of a path, since a card must not name local folders; keep Hub repositories whole."""
     return path if is_repository(path) else pathlib.PurePath(path).name

@@ -218,25 +218,17 @@ def _check_basic(config: Config) -> None:
 
 
 def check_has_dataset(network: str, data: str) -> None:
-    """Check that it is known which images to evaluate on.
-
-    Args:
-      network: a run folder or an exported folder.
-      data: value of `--data`.
+    """Check that `--data` is given for an exported network, which does not name its dataset.
 
     Raises:
-      UserError: If an exported network is evaluated without `--data`.
+      UserError: If it is missing.
     """
     if is_exported(network) and not data:
         raise UserError(f"{network} is an exported network, which does not name a dataset: add --data FOLDER")
 
 
 def check_recomputable(meta: Mapping[str, Any], network: str) -> None:
-    """Check that BatchNorm statistics can be recomputed over a network's training images.
-
-    Args:
-      meta: metadata of the network's checkpoint.
-      network: name of the network, for the message.
+    """Check that a checkpoint's BatchNorm statistics can be recomputed over its training images.
 
     Raises:
       UserError: If the network was converted or exported.

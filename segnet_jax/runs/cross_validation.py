@@ -60,10 +60,7 @@ def cross_validate(config: Config, train: Callable[[Config], None]) -> pathlib.P
 
 
 def summarize_folds(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the scores of each fold, with their mean and sample standard deviation, JSON-serializable.
-
-    Args:
-      results: name of the run -> its `result.json`.
+    """Return the scores in the `result.json` of each fold, with mean and sample standard deviation, JSON-serializable.
 
     Raises:
       UserError: If the results have different classes.

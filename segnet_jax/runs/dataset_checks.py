@@ -74,11 +74,7 @@ class Suggestion:
 
 
 def check_dataset(open_data: Callable[[], Dataset]) -> DatasetReport:
-    """Open a dataset and read every sample.
-
-    Args:
-      open_data: function that opens the dataset, or raises UserError with its faults.
-    """
+    """Open a dataset with `open_data` and read every sample; a UserError is reported as faults."""
     dataset, counts = None, {}
     try:
         dataset = open_data()
@@ -138,13 +134,7 @@ def check_counts(
 
 
 def suggest(dataset: Dataset, counts: Mapping[str, LabelCounts], has_accelerator: bool = True) -> Suggestion:
-    """Suggest settings for a dataset without faults.
-
-    Args:
-      dataset: dataset with a split "train".
-      counts: pixel counts of its labels.
-      has_accelerator: whether to train on a GPU or TPU; for a CPU, a smaller image size is suggested.
-    """
+    """Suggest settings for a dataset without faults, with smaller images if it is trained on a CPU."""
     size, fit = suggested_size(dataset.sizes or {dataset.splits["train"].read(0)[1].shape: 1}, has_accelerator)
     train = counts["train"]
     weights = sqrt_frequency_weights(train.pixels, train.image_pixels)
@@ -158,11 +148,8 @@ def suggested_size(sizes: Mapping[tuple[int, int], int], has_accelerator: bool =
     """Suggest a height and width for images of several sizes, and how to resize the images to it.
 
     If all images have one size that is not large, it is kept. Otherwise the suggestion has the most frequent aspect
-    ratio and at most about as many pixels as 360x480, or as 120x160 without an accelerator.
-
-    Args:
-      sizes: (height, width) -> number of images.
-      has_accelerator: see `suggest`.
+    ratio and at most about as many pixels as 360x480, or as 120x160 without an accelerator. `sizes` maps (height,
+    width) to the number of images.
     """
     max_pixels = _MAX_PIXELS if has_accelerator else _CPU_PIXELS
     if len(sizes) == 1 and math.prod(size := next(iter(sizes))) <= max_pixels and min(size) >= _MIN_SIDE:

@@ -44,11 +44,7 @@ def default_config(data: str, init: str | None) -> Config:
 
 
 def choose_protocol(init: str | None) -> tuple[str, str]:
-    """Choose "finetune" or "scratch" for the user's own images; return it with the reason as text.
-
-    Args:
-      init: value of `--init`, or None.
-    """
+    """Choose "finetune" or "scratch" for the user's own images by the value of `--init`; return it with the reason."""
     if init == "none":
         return "scratch", "--init none starts from random weights"
     if init is not None:
@@ -64,10 +60,6 @@ def choose_protocol(init: str | None) -> tuple[str, str]:
 
 def suggested_steps(num_images: int, batch_size: int) -> int:
     """Return the number of steps for training on the user's own images.
-
-    Args:
-      num_images: number of training images.
-      batch_size: images per step.
 
     Returns:
       The steps of ten epochs, but at least 1,000; without a GPU or TPU always 600, which take minutes.

@@ -1,6 +1,6 @@
 """Dry run of training: read the data, take a few steps, evaluate, save once, and estimate time and memory.
 
-Only the cache keeps files from it, as from every training run.
+Like every training run, it fills the cache; it leaves no other files.
 """
 
 import contextlib

@@ -112,13 +112,7 @@ def steps_of(setup: Setup) -> tuple[Callable, Iterator, optax.GradientTransforma
 
 
 def range_test(train: Callable, batches: Any, state: Any) -> Range:
-    """Train until the rates end or the loss diverges.
-
-    Args:
-      train: (state, batch) -> (state, metrics of each step).
-      batches: inputs of the dispatches.
-      state: initial state.
-    """
+    """Take training steps until the batches end or the loss diverges."""
     rates, losses, smoothed, total, weight = [], [], [], 0.0, 0.0
     with bar("learning rates", NUM_STEPS) as advance:
         for batch in batches:

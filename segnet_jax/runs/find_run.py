@@ -64,7 +64,7 @@ def find(config: Config, stack: contextlib.ExitStack) -> Config:
 
 
 def name_of(config: Config) -> str:
-    """Return the name of a config's runs without their number: the protocol, or the folder of the user's own images."""
+    """Return the name of a config's runs without their number: the protocol, or the data folder's for own images."""
     is_own = config.protocol in OWN_RECIPES or not config.protocol
     return pathlib.Path(config.data).resolve().name if is_own else config.protocol
 
@@ -121,11 +121,7 @@ def check_free(config: Config) -> None:
 
 
 def check_room(config: Config, num_bytes: int) -> None:
-    """Check that the run's checkpoints fit on the disk, unless the run waits for disk space.
-
-    Args:
-      config: config of the run.
-      num_bytes: size in bytes of one checkpoint.
+    """Check that checkpoints of `num_bytes` each fit on the run's disk, unless the run waits for disk space.
 
     Raises:
       UserError: If the checkpoints do not fit.

@@ -22,7 +22,7 @@ def explain_out_of_memory(
     Args:
       config: config of the computation.
       devices: devices of the computation.
-      has_run: whether a run folder exists, whose training would be resumed with the suggested flags.
+      has_run: whether the suggested flags are for resuming an existing run.
       flags: dataclass of the command's flags; no others are suggested.
 
     Raises:
@@ -45,13 +45,7 @@ def check_memory(config: Config, devices: Devices, *, has_run: bool = False, fla
     """Check, before anything is allocated, that a batch can fit in a device's memory.
 
     The estimate is a lower bound (a batch and the output of the first convolution in 16 bits), so that no config that
-    could run is rejected.
-
-    Args:
-      config: config of the computation.
-      devices: devices of the computation.
-      has_run: as in `explain_out_of_memory`.
-      flags: as in `explain_out_of_memory`.
+    could run is rejected. The arguments are those of `explain_out_of_memory`.
 
     Raises:
       OutOfMemory: If the batch cannot fit.
@@ -68,14 +62,7 @@ def check_memory(config: Config, devices: Devices, *, has_run: bool = False, fla
 
 
 def memory_advice(config: Config, device: jax.Device, has_run: bool, flags: type = Config) -> str:
-    """Return suggested flags that reduce memory use, least intrusive first, as text.
-
-    Args:
-      config: config of the computation that does not fit.
-      device: device of the computation.
-      has_run: as in `explain_out_of_memory`.
-      flags: as in `explain_out_of_memory`.
-    """
+    """Return suggested flags that reduce memory use, least intrusive first, as text."""
     batch, names = config.batch_size_per_device, {item.name for item in dataclasses.fields(flags)}
     smaller = [f"--batch-size-per-device {batch // 2}"] * (batch > 1)
     if "grad_accum_steps" in names:

@@ -28,11 +28,6 @@ OUTCOME_FILE, CHECKPOINTS = "outcome.json", "checkpoints"
 def check_never_saved(folder: pathlib.Path, config: Config, steps_per_epoch: int) -> None:
     """Check that a run without checkpoints never saved one, so that it may restart at step 0; log the restart.
 
-    Args:
-      folder: run folder.
-      config: config of the run.
-      steps_per_epoch: number of steps per epoch.
-
     Raises:
       NoCheckpoint: If the run's outcome or its metrics show that it had a checkpoint.
     """

@@ -42,11 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def by_statistics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """Return the scores with running and with precise batch-norm statistics, as JSON; {} without precise statistics.
-
-    Args:
-      confusions: int64 [C,C] by kind of statistics, "running" and "recompute" (precise).
-    """
+    """Return the scores with "running" and with "recompute" (precise) statistics, as JSON; {} without the latter."""
     if confusions.keys() == {"running"}:
         return {}
     by_rule = {rule: scores(confusion) for rule, confusion in confusions.items()}
@@ -141,13 +137,7 @@ def _print_baseline(miou: float, baseline: Baseline, name: str) -> None:
 
 
 def recipe(config: Config, dataset: str, global_batch_size: int | None) -> dict[str, Any]:
-    """Return the dataset of a result, and how its settings differ from the protocol or, without one, the defaults.
-
-    Args:
-      config: config of the run.
-      dataset: name of the training data.
-      global_batch_size: images per step; None if unknown.
-    """
+    """Return the dataset of a result, and how its settings differ from the protocol or, without one, the defaults."""
     _, base, changes = recipe_differences(config)
     # The global batch size, compared below, includes the accumulation.
     changes = {name: both for name, both in changes.items() if name != "grad_accum_steps"}
@@ -161,11 +151,7 @@ def recipe(config: Config, dataset: str, global_batch_size: int | None) -> dict[
 
 
 def summarize_images(images: Images | None) -> dict[str, Any]:
-    """Return the bootstrap intervals and the score of each video sequence.
-
-    Args:
-      images: the confusion matrix of each image; None if not stored: then the interval is empty.
-    """
+    """Return the bootstrap intervals and the score of each video sequence; {"interval": {}} without images."""
     if images is None:
         return {"interval": {}}
     summary: dict[str, Any] = {"interval": intervals([images.confusions])}
@@ -217,14 +203,7 @@ def result_variables(
     """Return the variables of the result's checkpoint; every process must call this function.
 
     With `--batch-norm recompute`, it first computes and saves precise statistics of the best and newest checkpoints.
-
-    Args:
-      setup: setup of the run.
-      checkpoints: checkpoints of the run.
-      meta: metadata of the newest checkpoint.
-      state: state after the last step.
-      step: number of the last step.
-      disk: retries operations that fail because the disk is full.
+    `meta` belongs to the newest checkpoint, and `state` is the state after the last step, `step`.
 
     Returns:
       "params" and "batch_stats"; None if the result's checkpoint is the best one and is damaged.
@@ -274,16 +253,7 @@ def save_precise_statistics(
 ) -> dict[str, Any]:
     """Compute and save precise batch-norm statistics of a checkpoint; every process must call this function.
 
-    Args:
-      setup: setup of the run.
-      checkpoints: checkpoints of the run.
-      which: the best or the newest checkpoint.
-      step: step of the checkpoint.
-      variables: variables of the checkpoint.
-      disk: retries operations that fail because the disk is full.
-
-    Returns:
-      The variables with the precise statistics.
+    Return the checkpoint's variables with these statistics.
     """
     config, devices = setup.config, setup.devices
     network = (setup.model, variables, setup.train_samples, setup.preprocessing)

@@ -56,11 +56,7 @@ def claim_folder(config: Config, hosts: Hosts, stack: contextlib.ExitStack) -> p
 def is_complete(setup: Setup, folder: pathlib.Path, step: int, meta: dict[str, Any]) -> bool:
     """Return whether a run has finished all steps, or stopped early, and written its result; if so, log this.
 
-    Args:
-      setup: setup of the run.
-      folder: run folder.
-      step: step of the newest checkpoint.
-      meta: metadata of that checkpoint.
+    `step` and `meta` are those of the newest checkpoint.
 
     Raises:
       UserError: If the run has taken more steps than the config asks for.
@@ -95,11 +91,7 @@ def stops_early(setup: Setup, meta: dict[str, Any]) -> bool:
 def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_metric: str) -> dict[str, Any] | None:
     """Return the best evaluation whose checkpoint is intact; warn if the run's best checkpoint is lost.
 
-    Args:
-      checkpoints: checkpoints of the run.
-      step: step of the checkpoint to resume from.
-      meta: metadata of that checkpoint.
-      best_metric: the metric that selects the best checkpoint.
+    `step` and `meta` are those of the checkpoint to resume from.
 
     Returns:
       Step and confusion matrix; None if no such evaluation is left, so that the next one becomes the best.
@@ -125,14 +117,9 @@ def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_
 def prepare_folder(
     setup: Setup, folder: pathlib.Path, checkpoints: Checkpoints, resumed: int | None, disk: DiskRetry
 ) -> None:
-    """Write the files that describe the run, and delete the leftovers of a killed process.
+    """Write the files that describe a new run, or record how a run resumes after step `resumed`.
 
-    Args:
-      setup: complete setup of the run.
-      folder: run folder.
-      checkpoints: checkpoints of the run.
-      resumed: the step to resume from; None for a new run.
-      disk: retries operations that fail because the disk is full.
+    Delete leftovers of killed processes.
     """
     run_folder.clean_up(folder)
     checkpoints.folders.clean_up()
@@ -176,7 +163,7 @@ def meta_to_resume(checkpoints: Checkpoints, step: int, setup: Setup, folder: pa
 
 
 def class_weights(setup: Setup, meta: dict[str, Any]) -> np.ndarray:
-    """Return the class weights of the loss, float32 [C]; compute and add them to `meta` if their rule is new there."""
+    """Return the class weights of the loss, float32 [C], after updating them in `meta` if the rule has changed."""
     config = setup.config
     if config.class_weights != meta["class_weights_by"]:
         weights = load_class_weights(config, setup.dataset)
@@ -215,7 +202,7 @@ def hyperparameters(config: Config) -> dict[str, Any]:
 
 
 def shown(found: Evaluation, setup: Setup, meta: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `RunLogger.log_evaluation` for an evaluation that `meta` has as its last."""
+    """Return the arguments of `RunLogger.log_evaluation` for an evaluation, already recorded in `meta`."""
     names, samples = setup.eval_split.names, setup.eval_samples
     pictures, worst = (
         [(names[i], *samples.read(i), prediction) for i, prediction in predictions.items()]
@@ -233,14 +220,7 @@ def shown(found: Evaluation, setup: Setup, meta: dict[str, Any]) -> dict[str, An
 
 
 def record_evaluation(setup: Setup, meta: dict[str, Any], found: Evaluation, step: int) -> bool:
-    """Record an evaluation in the run's metadata, and return whether it is the best so far.
-
-    Args:
-      setup: setup of the run.
-      meta: metadata of the run, modified in place.
-      found: the evaluation.
-      step: step of the evaluation.
-    """
+    """Record an evaluation in `meta`, the metadata of the run, and return whether it is the best so far."""
     meta["last"] = {"step": step, "confusion": found.confusion.tolist()}
     if not _is_better(setup, meta, found.loss, step):
         meta["evaluations_since_best"] += meta["best"] is not None
@@ -252,14 +232,8 @@ def record_evaluation(setup: Setup, meta: dict[str, Any], found: Evaluation, ste
 def _is_better(setup: Setup, meta: dict[str, Any], loss: float, step: int) -> bool:
     """Return whether the last evaluation is the best so far.
 
-    One with a non-finite loss is not, except after the last step if there is no other: while float16 training searches
-    for its loss scale, the network may return NaN, which is scored like the prediction of a single class.
-
-    Args:
-      setup: setup of the run.
-      meta: metadata of the run, with its "last" and its "best" evaluation.
-      loss: loss of the last evaluation.
-      step: step of the last evaluation.
+    A non-finite loss rules this out, except after the last step if there is no best evaluation: while float16 training
+    searches for its loss scale, the network may return NaN, which is scored as if one class were predicted everywhere.
     """
     if meta["best"] is None:
         return math.isfinite(loss) or step == setup.total_steps

@@ -184,11 +184,7 @@ class Setup:
         return split_into_dispatches(steps, self.steps_per_dispatch, self.sampler.steps_per_epoch)
 
     def initial_state(self, initial: VGG | TrainedSegNet | None) -> TrainState:
-        """Return the state before the first step, on the devices.
-
-        Args:
-          initial: the encoder or the whole network to start from; None for random weights.
-        """
+        """Return the state before the first step, on the devices, with random weights if `initial` is None."""
         variables = initial_weights.first_variables(
             self.config,
             self.model,

@@ -51,10 +51,7 @@ def check_upload(address: str) -> None:
 def uploading(folder: pathlib.Path, address: str, is_new: bool) -> Iterator[None]:
     """Upload a run folder to `address`/NAME inside the context and when it exits, also after an error.
 
-    Args:
-      folder: the run folder.
-      address: s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; "" uploads nothing.
-      is_new: whether the run has just been created.
+    An empty address uploads nothing.
 
     Raises:
       UserError: If a new run's name is already in use in the bucket; raised on entry.

@@ -54,11 +54,7 @@ class Plan:
 
 
 def read_plan(file: str, out: str = "") -> Plan:
-    """Read the file of a sweep.
-
-    Args:
-      file: TOML file with the tables `base`, `grid` and `runs`.
-      out: folder of the runs; default: runs/NAME for a file NAME.toml.
+    """Read the TOML file of a sweep; `out` is the folder of the runs, by default runs/NAME for a file NAME.toml.
 
     Raises:
       UserError: If the file cannot be read, a table or a setting is unknown, or the settings of a run are invalid.

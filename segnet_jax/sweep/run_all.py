@@ -100,12 +100,7 @@ def _train(run: PlannedRun, stop: Stop) -> int:
 
 
 def rows_of(plan: Plan, codes: dict[str, int]) -> list[dict[str, Any]]:
-    """Return a row for each run: its name, settings, status and scores.
-
-    Args:
-      plan: the sweep.
-      codes: exit codes of the runs that this process has trained.
-    """
+    """Return a row for each run: its name, settings, status and scores; `codes` are the exit codes of trained runs."""
     return [{"run": run.name, **_settings(plan, run), **_result(run, codes.get(run.name))} for run in plan.runs]
 
 

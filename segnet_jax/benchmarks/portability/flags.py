@@ -30,14 +30,9 @@ def own_flags() -> argparse.ArgumentParser:
 def parse_with_config(
     own: argparse.ArgumentParser, args: Sequence[str], *, prog: str, description: str, flags: Sequence[Flag]
 ) -> tuple[argparse.Namespace, Config]:
-    """Parse a subcommand's additional flags; the others override the config of `--run` or the default config.
+    """Parse a subcommand's additional flags with `own`; the others override the config of `--run`, or the defaults.
 
-    Args:
-      own: parser of the additional flags.
-      args: the arguments.
-      prog: module of the command, for messages.
-      description: description of the command, for `--help`.
-      flags: the additional flags, for `--help`.
+    `prog` is for messages; `description` and `flags`, the additional flags, are for `--help`.
 
     Raises:
       UserError: If a flag is invalid, or the run cannot be read.

@@ -55,12 +55,7 @@ def _placed(tree, sharding):
 
 
 def with_named_state(step: Callable[..., tuple], state: TrainState) -> Callable[..., tuple]:
-    """Return a step whose states are dicts as returned by `named_leaves`.
-
-    Args:
-      step: function (state, *others) -> (next state, metrics).
-      state: an example of the state.
-    """
+    """Return a step whose states are dicts from `named_leaves` instead of pytrees like `state`."""
     names, structure = list(named_leaves(state)), jax.tree.structure(state)
 
     def named(arrays, *rest):

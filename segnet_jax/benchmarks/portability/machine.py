@@ -306,6 +306,6 @@ def new_peak_mb(before: int | None, after: int | None) -> float | None:
 
 
 def _compiled(program: Any, seconds: float) -> dict[str, float | None]:
-    """Return the compile time, and the compiler's figure for the program's temporary memory."""
+    """Return the compile time, and the compiler's estimate of the program's temporary memory."""
     memory = program.memory_analysis()
     return {"compile_seconds": seconds, "program_memory_mb": memory and memory.temp_size_in_bytes / 1e6}

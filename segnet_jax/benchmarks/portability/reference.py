@@ -112,13 +112,7 @@ def training(
 ) -> tuple[AheadOfTime, TrainState]:
     """Return the training step with host input, and a state with a new optimizer state.
 
-    Args:
-      config: config of the run.
-      model: network to train.
-      variables: initial variables.
-      restored: checkpoint with the class weights and the preprocessing.
-      precision: dtype of activations, which determines loss scaling.
-      devices: devices to train on.
+    Class weights and preprocessing are those of `restored`; `precision` determines loss scaling.
     """
     settings = build.step_settings(
         dataclasses.replace(config, half_gradients=False),  # no rounding to 16 bits

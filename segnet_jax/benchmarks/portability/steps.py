@@ -57,12 +57,7 @@ class StepConstants:
 
     @classmethod
     def from_run(cls, run: str, config: Config, num_devices: int) -> "StepConstants":
-        """Read the constants from the newest checkpoint of a run.
-
-        Args:
-          run: run folder.
-          config: config of the run, possibly with overrides.
-          num_devices: number of devices to train on.
+        """Read the constants from the newest checkpoint of a run, for training on `num_devices`.
 
         Raises:
           UserError: If the run has no checkpoint yet, or its settings do not match the run's config.
@@ -185,16 +180,10 @@ def lower_steps(
     steps: Sequence[str] = STEPS,
     num_devices: int = 1,
 ) -> Iterator[Lowered]:
-    """Lower the steps of a config one by one, without running them.
+    """Lower the steps of a config one by one for each precision and platform, without running them.
 
-    Args:
-      config: training config. With input "host" the step takes batches; otherwise it makes them from a device-resident
-        dataset.
-      constants: constants of the steps.
-      precisions: dtypes of activations.
-      platforms: platforms to lower for.
-      steps: steps to lower.
-      num_devices: number of devices to map training and evaluation over.
+    With input "host" the training and evaluation steps take batches; otherwise they make batches from a device-resident
+    dataset. They are mapped over `num_devices`.
     """
     for precision in precisions:
         for step in steps:
@@ -214,7 +203,7 @@ def build_program(
 ) -> Program:
     """Build one of STEPS for a config; see `lower_steps` for the arguments."""
     model = build.build_model(config, constants.num_classes, precision)
-    if len(constants.preprocessing.mean) != config.channels:  # never true of a run's
+    if len(constants.preprocessing.mean) != config.channels:  # the default is for RGB images
         unit = Preprocessing((0.0,) * config.channels, (1.0,) * config.channels)
         constants = dataclasses.replace(constants, preprocessing=unit)
     if step == "infer":

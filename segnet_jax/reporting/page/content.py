@@ -57,7 +57,7 @@ def status(run: RunSummary) -> tuple[str, str]:
 
 
 def split_notes(run: RunSummary) -> list[str]:
-    """Return the limits of the scores' validity that follow from the choice of split and checkpoint."""
+    """Return notes on how far the scores generalize, given the choice of split and checkpoint."""
     dataset, split = run.about.get("dataset"), run.result.get("split") or run.about.get("split") or "val"
     if not run.val and not run.result:
         return []

@@ -60,10 +60,7 @@ def write_report(folder: pathlib.Path) -> None:
 def write_page(run: RunSummary, path: pathlib.Path, published: Mapping[str, Any] | None = None) -> None:
     """Write a run's report to `path`, and `confusion.csv` to the run folder if the run has a confusion matrix.
 
-    Args:
-      run: content of the run folder.
-      path: path of the page.
-      published: result of `published.compare_with_published` to include, or None.
+    The page includes `published`, the result of `published.compare_with_published`, if given.
 
     Raises:
       OSError: If a file cannot be written.

@@ -51,7 +51,7 @@ class ScoredRun:
 
 
 def from_run(run: RunSummary) -> ScoredRun:
-    """Score a run by its own result or, before it has one, by its evaluations."""
+    """Pair a run with its own result or, before it has one, with its evaluations."""
     step = run.chosen_step
     images = read_images(images_path(run.folder, step)) if step is not None else None
     miou = content.headline(run)["miou"]
@@ -71,7 +71,7 @@ def _miou(images: Images) -> float:
 
 
 def from_evaluation(run: RunSummary, result: Mapping[str, Any]) -> ScoredRun:
-    """Score a run by the output of `evaluate --json`."""
+    """Pair a run with the output of `evaluate --json`."""
     encoded, images = result.get("images"), None
     if isinstance(encoded, str):
         try:

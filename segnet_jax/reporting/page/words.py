@@ -65,12 +65,7 @@ def setting_words(name: str) -> str:
 
 
 def value_words(value: Any, name: str) -> str:
-    """Return a readable value of a setting.
-
-    Args:
-      value: the value, or its JSON text.
-      name: config field.
-    """
+    """Return a readable value of the setting `name`; `value` may be JSON text."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)

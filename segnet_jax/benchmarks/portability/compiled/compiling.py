@@ -53,13 +53,9 @@ def _placed(x: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeS
 
 
 def describe(compiled: Any, target: Target, precision: str, num_images: int) -> dict[str, Any]:
-    """Return counts, limits and memory use of a compiled program, JSON-serializable.
+    """Return counts, limits and memory use of a program from `compile_program`, JSON-serializable.
 
-    Args:
-      compiled: from `compile_program`.
-      target: devices that it is compiled for.
-      precision: dtype of activations.
-      num_images: images that one device processes in a call.
+    `num_images` is the number of images that one device processes in a call.
     """
     listed = kernels(compiled.as_text())
     analysis = compiled.cost_analysis() or {}

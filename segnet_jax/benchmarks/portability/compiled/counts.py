@@ -70,12 +70,7 @@ def kind_of(kernel: Instruction) -> str:
 
 
 def count_program(kernels: Sequence[Instruction], num_images: int) -> dict[str, Any]:
-    """Return the counts of a program for one device and one call, JSON-serializable.
-
-    Args:
-      kernels: from `hlo.kernels`.
-      num_images: images that one device processes in a call.
-    """
+    """Return the counts of a program for one device and one call, which processes `num_images`, JSON-serializable."""
     kinds, parts, small = Counter(), defaultdict(Counter), 0
     for each in (each for each in kernels if not each.operation.endswith("-done")):
         kinds[kind_of(each)] += each.count

@@ -12,9 +12,7 @@ _SAME = 0.005  # relative difference below which a number counts as unchanged
 def compare_programs(files: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]] = ()) -> MachineComparison:
     """Return a table with one column per file of `portability compile`.
 
-    Args:
-      files: contents of the files.
-      earlier: contents of earlier files; a section lists the changes since the one of the same target and settings.
+    For each step, a section lists the changes since the `earlier` file of the same target and settings.
     """
     names = names_of([_title(one) for one in files])
     steps = list(dict.fromkeys(step for one in files for step in one["programs"]))
