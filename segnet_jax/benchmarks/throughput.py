@@ -67,7 +67,7 @@ class BenchmarkSetup:
 
     @property
     def model(self) -> SegNet:
-        """The network in training mode."""
+        """The network to measure."""
         return build.build_model(self.config, NUM_CLASSES, self.precision)
 
     def timed(self, run: Callable[[int], object], steps_per_dispatch: int = 1) -> Timing:
