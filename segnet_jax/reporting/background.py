@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 
 class Background:
-    """Runs one action at a time in a daemon thread; an error of the action is raised by the next method call."""
+    """Runs one action at a time in a daemon thread; its error is raised by the next `start`, `check` or `wait`."""
 
     def __init__(self):
         self._thread: threading.Thread | None = None

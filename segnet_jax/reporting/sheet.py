@@ -20,7 +20,7 @@ INK, PAPER = (32, 32, 32), (255, 255, 255)
 def panel_strip(panels: Sequence[np.ndarray]) -> Image.Image:
     """Place pictures of equal size side by side.
 
-    Widths of 240 to 480 pixels are kept; smaller pictures are enlarged by an integer factor, larger ones shrunk.
+    Pictures narrower than 240 pixels are enlarged by an integer factor; those wider than 480 are shrunk.
 
     Args:
       panels: uint8 [H,W,3] each.

@@ -49,7 +49,7 @@ def cross_validate(config: Config, train: Callable[[Config], None]) -> pathlib.P
         logger.info(f"fold     {fold} of {config.folds}: {run}")
         train(dataclasses.replace(config, run=str(run), fold=fold, resume=False))  # resumes an existing run
     unfinished = [run.name for run in runs if not confined.is_file(run, RESULT_FILE)]
-    if unfinished:  # --max-steps
+    if unfinished:  # stopped by --max-steps
         logger.info(f"{folder}: {len(unfinished)} of {config.folds} folds are not finished, so there is no table yet")
         return folder
     table = summarize_folds({run.name: read_result(run) for run in runs})

@@ -46,7 +46,7 @@ from segnet_jax.weights.vgg import VGG
 MAX_SECONDS = 20.0  # of timing steps, after the first dispatch
 MAX_DISPATCHES = 10
 FINAL_DISPATCHES = 4  # one more than are in flight together
-EVAL_BATCHES = 3  # as many as are in flight together
+EVAL_BATCHES = 3
 
 
 def read(config: Config, own: OwnObjects = NO_OBJECTS) -> tuple[Setup, VGG | TrainedSegNet | None]:

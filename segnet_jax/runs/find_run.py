@@ -74,7 +74,7 @@ def _newest_first(config: Config) -> list[pathlib.Path]:
     prefix = f"{name_of(config)}-"
     try:
         names = os.listdir("runs")
-    except OSError:  # none yet
+    except OSError:  # there is no runs/ yet
         return []
     numbers = {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     numbered = [(int(number), name) for name, number in numbers.items() if number.isdecimal()]

@@ -102,7 +102,7 @@ def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_
     left = []
     if intact is not None:
         left = [best_evaluation(checkpoints.read_meta("best", intact), f"the best checkpoint of step {intact}")]
-    left += [meta["last"]] if meta["last"] and meta["last"]["step"] == step else []  # the newest itself was scored
+    left += [meta["last"]] if meta["last"] and meta["last"]["step"] == step else []  # newest was evaluated
     found = max(filter(None, left), key=lambda each: selection_score(each, best_metric), default=None)
     if best and found != best:
         was = f"step {best['step']}, {best_metric} {selection_score(best, best_metric):.4f}"

@@ -184,7 +184,7 @@ class Trainer:
         last_step = min(config.max_steps or setup.total_steps, setup.total_steps)
         evaluate_every = epochs_between_evaluations(config, setup.sampler.steps_per_epoch)
         if meta["best"] is not None and meta["best"]["step"] == self.step:
-            self.save("best")  # replaces a damaged best checkpoint, of the same step as the newest
+            self.save("best")  # it may be damaged: rewrite it from the resumed state
         if self.is_due(evaluate_every) and (meta["last"] is None or meta["last"]["step"] < self.step):
             self.evaluate()
         unread = deque()

@@ -125,12 +125,12 @@ class Upload:
             try:
                 self._bucket.put_file(str(self._folder / name), f"{self._root}/{name}")
                 self._done[name] = files[name]
-            except Exception as error:  # the packages' errors have no common base class
+            except Exception as error:
                 if (self._folder / name).exists():  # not deleted meanwhile with an older checkpoint
                     self._left, self._why = changed[place:], reason(error)
                     return
         for name in self._done.keys() - files.keys():
-            with contextlib.suppress(Exception):  # deleting may not be permitted
+            with contextlib.suppress(Exception):
                 self._bucket.rm_file(f"{self._root}/{name}")
             del self._done[name]
 

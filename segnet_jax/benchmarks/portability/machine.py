@@ -126,7 +126,7 @@ class Machine:
         return network | {"step": restored.meta["step"], "weights": digest.hexdigest(), "data": self.data}
 
     def measure(self, precision: str) -> dict[str, Any]:
-        """Return all measurements in one precision, or {"fails": message} if they fail; float32 must not fail."""
+        """Return all measurements in one precision; {"fails": message} after an error, which float32 raises instead."""
         logger.info(f"measuring {precision}")
         try:
             check_device(self.devices.local[0], precision)
