@@ -62,15 +62,8 @@ def write_result(
 ) -> None:
     """Write `result.json` of a finished run and print its table.
 
-    Args:
-      folder: run folder.
-      setup: setup of the run.
-      meta: metadata of the run's last checkpoint.
-      run_logger: logger of the run.
-      sum_of_state: checksum of the run's last state.
-      evaluation: final evaluation of the result's checkpoint, with precise batch-norm statistics if configured; None
-        if that checkpoint is damaged.
-      boundary: boundary F1 of the same evaluation, or None.
+    `meta` and `sum_of_state` are metadata and checksum of the last checkpoint; `evaluation` and `boundary` score the
+    result's checkpoint, with precise batch-norm statistics if configured, and are None if it is damaged.
     """
     config = setup.config
     chosen, classes = meta[config.result_checkpoint], setup.dataset.classes

@@ -282,14 +282,7 @@ def load_data(
 ) -> Setup:
     """Decode all samples, check every label, and choose where the samples reside; nothing is compiled.
 
-    Args:
-      setup: setup from `resolve`.
-      preprocessing: preprocessing of pixels.
-      class_weights: float32 [C].
-      all_gather: function (text of this process) -> texts of all processes, used to agree on the placement.
-
-    Returns:
-      The complete setup.
+    All processes use `all_gather`, a function from one's text to the texts of all, to agree on the placement.
 
     Raises:
       UserError: If a split has no labeled pixel, or the samples do not fit on the devices as requested.
