@@ -89,7 +89,7 @@ def test_its_steps_lower_for_cuda(form):
     "flags, message",
     [
         (("--encoder-addition",), "--encoder-addition does not apply to --network unet, which concatenates features"),
-        (("--final-batch-norm",), "--final-batch-norm is not for --network unet"),
+        (("--final-batch-norm",), "--final-batch-norm does not apply to --network unet"),
         (("--decoder", "single-channel"), "--decoder single-channel is for --network segnet-basic"),
         (("--init", "vgg16", "--width", 0.5), "--init vgg16 needs --width 1"),
     ],
