@@ -270,7 +270,7 @@ def test_a_picture_shows_all_interpretations(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError):
         doctor.doctor(parse_flags(doctor.DoctorOptions, ["photos", "--picture", "look.png"], prog="p", description=""))
     picture = read_image(tmp_path / "look.png", "look.png")
-    assert "in each possible reading" in capsys.readouterr().out
+    assert "in each possible interpretation" in capsys.readouterr().out
     assert picture.shape[0] > 2 * 180 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
 
 

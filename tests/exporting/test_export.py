@@ -137,7 +137,7 @@ def ended(main, capsys):
         (["RUN", "--data", "nowhere"], "no folder nowhere"),
         (["RUN", "--json", "no/found.json"], "--json no/found.json: there is no folder"),
         (["RUN", "--images", "0"], "--images must be at least 1, got 0"),
-        (["RUN", "--size", "24", "32"], "--size is for files of fixed size and works with --format onnx alone"),
+        (["RUN", "--size", "24", "32"], "--size works only with --format onnx alone"),
         (["RUN", "--format", "onnx", "--size", "1", "32"], "--size must be from 2 to 16384, got 1 32"),
         (["RUN", "--out", "file/in"], "cannot create the folder file/in"),
     ],

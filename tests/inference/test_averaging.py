@@ -269,14 +269,14 @@ def test_runs_that_do_not_fit_are_named_with_the_difference(runs, tmp_path):
         (["--tta-scales", 1, 1], "--tta-scales must be different factors, got 1 1"),
         (["--tta-scales", math.nan], "--tta-scales must be"),
         (["--tta", "flop"], "flip"),
-        (["--tta", "flip", "--samples", 3], "--samples is for single networks"),
+        (["--tta", "flip", "--samples", 3], "--samples works only for one network"),
         (["--tile", 16, 16, "--pictures", "p"], "--pictures and --calibrate use images of the training size"),
         (["--tile", 2, 2], "--tile must be at least"),
         (
             ["--calibrate", "--split", "train"],
             "--calibrate fits on validation images: use --split val, got --split train",
         ),
-        (["--calibrate", "--no-ema"], "--calibrate is for one run as it is"),
+        (["--calibrate", "--no-ema"], "--calibrate needs a single run as trained"),
     ],
 )
 def test_bad_flags_of_evaluate_are_reported(runs, tmp_path, flags, message):
@@ -288,5 +288,5 @@ def test_bad_settings_in_python_and_predict_are_reported(runs, tmp_path):
     with pytest.raises(UserError, match="--tta must be one of none, flip, got 'flop'; nearest: flip"):
         segnet_jax.load(runs[0]).predict(noise(0, 24, 32), tta="flop")
     flags = [*map(str, runs), "a.png"]
-    with pytest.raises(UserError, match="the mean of several runs belongs to no run's folder: add --out FOLDER"):
+    with pytest.raises(UserError, match="predictions of several runs need an output folder: add --out FOLDER"):
         predict.predict(parse_flags(predict.PredictOptions, flags, prog="p", description=""))

@@ -140,7 +140,7 @@ def test_folds_that_do_not_exist_are_refused(folds, fold):
 
 
 def test_python_trains_single_folds_only():
-    with pytest.raises(UserError, match="folds is for the command only, unless fold names one"):
+    with pytest.raises(UserError, match="folds without fold works only on the command line"):
         api.train(data="synthetic", folds=2)
 
 

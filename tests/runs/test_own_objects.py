@@ -201,7 +201,7 @@ class NoTap(SegNet):
 
 
 def test_a_config_and_a_protocol_or_a_model_for_a_built_in_network_are_refused(tmp_path):
-    with pytest.raises(UserError, match="give either config or protocol"):
+    with pytest.raises(UserError, match="pass either config or protocol"):
         segnet_jax.train(Config(), protocol="demo")
     with pytest.raises(UserError, match="was not given from Python: omit model"):
         segnet_jax.load(make_run(tmp_path / "run"), model=SegNet)
