@@ -69,7 +69,7 @@ def overview(called: str = SCRIPT, width: int | None = None) -> str:
     lines = [f"usage: {called} COMMAND [flags]", "", "first steps:"]
     lines += _rows([(f"{called} {words}", text) for words, text in FIRST_STEPS], width)
     lines += ["", "commands:", *_rows(list(summaries.items()), width), ""]
-    lines += textwrap.wrap(f"{called} COMMAND --help shows a command's flags; {called} --version prints the version.", width)
+    lines += textwrap.wrap(f"{called} COMMAND --help shows a command's flags, {called} --version the version.", width)
     return "\n".join(lines)
 
 

@@ -113,9 +113,8 @@ def train(
 ) -> Run:
     """Train SegNet as `python -m segnet_jax.train` does, with the same defaults, and return the run.
 
-    Progress is logged to standard error. Repeating the call resumes an interrupted run. The run stores only the names of
-    a custom model, loss and optimizer: resume it with the same objects, and load its network with
-    `load(run, model=...)`.
+    Progress is logged to standard error. Repeating the call resumes an interrupted run. Only the names of a custom
+    model, loss and optimizer are stored: resume with the same objects, and load the network by `load(run, model=...)`.
 
     Args:
       config: a `Config`, or a TOML file with config fields; keywords override it.
@@ -150,7 +149,7 @@ def train(
     if resolved.find_lr:
         raise UserError("find_lr works only on the command line: use python -m segnet_jax.train --find-lr")
     if resolved.folds and not resolved.fold:
-        raise UserError("folds without fold works only on the command line: pass fold, or use python -m segnet_jax.train --folds")
+        raise UserError("folds without fold works only on the command line: use python -m segnet_jax.train --folds")
     given = (None if isinstance(each, str) else each for each in (loss, optimizer))
     augment = OwnAugmentation(resolved.augment, function) if callable(function) else None
     own = own_objects(model, *given, augment or OwnAugmentation.named(resolved.augment, words))

@@ -69,8 +69,8 @@ def convert(options: ConvertOptions) -> int:
     """Read the model file and write the run; return the exit code.
 
     Raises:
-      UserError: If the file does not contain a supported network, the number of classes does not match, or the run folder
-        exists.
+      UserError: If the file does not contain a supported network, the number of classes does not match, or the run
+        folder exists.
     """
     path = obtain_segnet(options.file)
     trained = read_caffe_segnet(path)

@@ -86,7 +86,7 @@ class EvaluateOptions:
         """
         averages = self.more_runs or not self.views.is_off
         if self.samples and (averages or self.tile != (0, 0)):
-            raise UserError("--samples works only for one network without --tta, --tta-scales and --tile: remove either")
+            raise UserError("--samples works for one network without --tta, --tta-scales and --tile: remove either")
         if self.tile != (0, 0) and (self.pictures or self.calibrate):
             raise UserError("--pictures and --calibrate use images of the training size: remove them or --tile")
         if self.calibrate and self.split != "val":

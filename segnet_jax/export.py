@@ -244,7 +244,7 @@ def _check_parity(parities: dict[Format, list[Parity]], accept_mismatch: bool) -
             logger.warning(f"the {name} export does not match the network, but --accept-mismatch keeps it: {worst}")
         elif worst is not None:
             discarded[name] = (
-                f"the {name} export does not match the network and is discarded: {worst} (use --accept-mismatch to keep it)"
+                f"the {name} export does not match the network and is discarded: {worst} (--accept-mismatch keeps it)"
             )
     return discarded
 

@@ -54,11 +54,11 @@ Each has --help. Examples:
 LOWER = f"""Lower the steps of training, evaluation and inference for other platforms and serialize them, on a CPU and
 without the target devices. Writes one file per step, and lowered.json with their operation counts.
 
-Takes the flags of train, and those of the section "lower". Without --run the programs are useful only for counting
-operations: they have CamVid's {len(CAMVID)} classes with equal weights, torchvision's preprocessing, and one step per epoch.
---devices N lowers for N devices. --precision auto lowers in all three precisions. With --input auto the step takes its
-batch from a device-resident dataset. To run a file, load it on a target device with jax.export.deserialize and pass the
-arrays by name.
+Takes the flags of train, and those of the section "lower". Without --run the programs are only for counting
+operations: they have CamVid's {len(CAMVID)} classes with equal weights, torchvision's preprocessing and one step per
+epoch. --devices N lowers for N devices. --precision auto lowers in all three precisions. With --input auto the step
+takes its batch from a device-resident dataset. To run a file, load it on a target device with jax.export.deserialize
+and pass the arrays by name.
 
 Example:
   python -m segnet_jax.portability lower --width 0.25 --image-size 120 160 --out lowered"""
@@ -280,7 +280,7 @@ def report(options: CompareOptions) -> int:
     files, earlier = ([read_written(pathlib.Path(file)) for file in each] for each in (options.files, options.against))
     kinds = {"compiled" in one for one in (*files, *earlier)}
     if len(kinds) > 1 or (earlier and kinds == {False}):
-        raise UserError("report compares files of measure or files of compile, not both; --against works only with the latter")
+        raise UserError("report compares files of measure or of compile, not both; --against takes those of compile")
     comparison = compare_programs(files, earlier) if kinds == {True} else compare_machines(files)
     check_distinct({"--out": options.out, "--json": options.json}, (*options.files, *options.against))
     for path in filter(None, (options.out, options.json)):

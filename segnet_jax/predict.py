@@ -115,7 +115,7 @@ class PredictOptions:
         if not -1 <= self.void <= VOID:
             raise UserError(f"--void must be between 0 and {VOID}, got {self.void}")
         if self.samples and (self.num_others or not self.views.is_off):
-            raise UserError("--samples works only for one network without --tta and --tta-scales: remove either")
+            raise UserError("--samples works for one network without --tta and --tta-scales: remove either")
 
     @property
     def views(self) -> Views:

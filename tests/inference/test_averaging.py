@@ -269,7 +269,7 @@ def test_runs_that_do_not_fit_are_named_with_the_difference(runs, tmp_path):
         (["--tta-scales", 1, 1], "--tta-scales must be different factors, got 1 1"),
         (["--tta-scales", math.nan], "--tta-scales must be"),
         (["--tta", "flop"], "flip"),
-        (["--tta", "flip", "--samples", 3], "--samples works only for one network"),
+        (["--tta", "flip", "--samples", 3], "--samples works for one network"),
         (["--tile", 16, 16, "--pictures", "p"], "--pictures and --calibrate use images of the training size"),
         (["--tile", 2, 2], "--tile must be at least"),
         (

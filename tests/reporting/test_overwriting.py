@@ -151,10 +151,10 @@ def test_export_replaces_what_was_exported_alone(run, tmp_path):
     (out / "saved_model" / "mine.txt").write_text("mine")
     for name, file in (("onnx", "network.onnx"), ("saved-model", "saved_model/mine.txt")):
         pytest.importorskip("onnx")
-        with pytest.raises(UserError, match=f"contains {file}, which differs from what was exported there"):
+        with pytest.raises(UserError, match=f"contains {file}, which differs from the files exported there"):
             export.export(export.ExportOptions(str(run), format=(name,), out=str(out), overwrite=True))
     (out / "export.json").write_text(json.dumps({"onnx": {"files": {"network.onnx": "0" * 64}}}))
-    with pytest.raises(UserError, match="which differs from what was exported"):  # it was changed since
+    with pytest.raises(UserError, match="which differs from the files exported"):  # it was changed since
         export.export(export.ExportOptions(str(run), format=("onnx",), out=str(out), overwrite=True))
 
 

@@ -319,7 +319,7 @@ def test_where_room_is_waited_for_a_full_disk_changes_nothing(place, unbroken, s
     place = on_disk(place(FEW), small_disk)
     ended = place.train(*moments, more=("--on-disk-full", "wait"))
     assert ended.code == 0, ended.err
-    assert "waiting for free space" in ended.err and "there is space again" in ended.err
+    assert "waiting for free space" in ended.err and "space is available again" in ended.err
     assert differences(place.run, unbroken(FEW)) == []
 
 

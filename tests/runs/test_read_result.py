@@ -24,7 +24,7 @@ def test_a_result_is_returned_as_it_is_also_without_the_scores_that_older_versio
     [
         ("[1, 2]", "it is not a table"),
         ("{", "Expecting"),
-        ("[" * 100_000, "nested too deep"),
+        ("[" * 100_000, "nested too deeply"),
         ('{"miou": "x"}', "it has no"),
         *(
             (json.dumps(RESULT | change), why)

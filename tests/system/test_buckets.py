@@ -51,7 +51,7 @@ def test_a_wrong_address_is_refused_before_anything_starts_and_no_credential_is_
 def test_an_upload_is_a_bucket_and_a_run_is_a_local_folder():
     with pytest.raises(UserError, match="--upload takes a bucket as .* got a path"):
         Config(upload="runs/copy")
-    with pytest.raises(UserError, match="--run must be a folder of a local disk: train there, and add --upload s3://"):
+    with pytest.raises(UserError, match="--run must be a local folder, not an address: name a folder, and add --upload s3://"):
         Config(run="s3://bucket/run")
     assert "upload" not in Config(upload="s3://bucket/runs").to_toml()  # of one start only
 
@@ -81,9 +81,9 @@ def test_objects_with_harmful_names_or_beyond_the_limits_are_refused(monkeypatch
 
     assert set(check("a/b", "a/c")) == {"a/b", "a/c"}
     for names in (("../a",), ("a/../../b",), ("/etc/x",), ("a", "a/b")):
-        with pytest.raises(UserError, match="not the name of a file in a folder"):
+        with pytest.raises(UserError, match="not a valid file name"):
             check(*names)
-    with pytest.raises(UserError, match="1 objects with .* are copied: name a longer prefix"):
+    with pytest.raises(UserError, match="1 objects .* over the limit of .*: name a longer prefix"):
         check("a", size=buckets.MOST_BYTES + 1)
     monkeypatch.setattr(buckets, "MOST_OBJECTS", 1)
     with pytest.raises(UserError, match="2 objects"):
@@ -120,7 +120,7 @@ def test_a_folder_is_copied_once_followed_when_it_changes_and_used_without_a_con
             with pytest.raises(UserError, match=f"--data {address} cannot be read: there is no such bucket or object$"):
                 copied(address)
         s3.put_object(Bucket="street", Key="bad/../../x", Body=b"x")
-        with pytest.raises(UserError, match="not the name of a file in a folder"):
+        with pytest.raises(UserError, match="not a valid file name"):
             copied("s3://street/bad")
         monkeypatch.setattr(buckets.shutil, "disk_usage", lambda _: type("", (), {"free": 10}))
         with pytest.raises(UserError, match="the copy of s3://street/data/images needs .* free"):
@@ -171,5 +171,5 @@ def test_a_bucket_that_denies_is_one_line(cache, monkeypatch):
 
 def test_a_stored_address_is_not_read_unless_the_command_names_it():
     """A foreign run's config could otherwise make a command connect with the user's credentials."""
-    with pytest.raises(UserError, match="only read if this command names it: add --data s3://street/never-named"):
+    with pytest.raises(UserError, match="read only if this command names it: add --data s3://street/never-named"):
         camvid_folder("s3://street/never-named")

@@ -127,7 +127,7 @@ def test_a_run_ends_with_the_mean_of_its_last_epochs_and_resumes_bit_for_bit(tmp
     "settings, message",
     [
         ({"ema_decay": 0.9}, "--swa-epochs 3 and --ema-decay 0.9 both average the weights"),
-        ({"schedule": "plateau"}, "--swa-epochs 3 needs a constant rate, got --schedule plateau"),
+        ({"schedule": "plateau"}, "--swa-epochs 3 needs a constant learning rate, got --schedule plateau"),
         ({"patience": 2}, "got --patience 2: use --patience 0"),
     ],
 )

@@ -331,7 +331,7 @@ def test_a_published_name_is_fetched_after_its_license_was_shown_and_its_checksu
     assert convert.convert(parse_flags(convert.ConvertOptions, given, prog="p", description="")) == 0
     assert segnet_jax.load(tmp_path / "run").config.init == f"{name}.caffemodel"
     (tmp_path / "cache" / f"{name}.caffemodel").write_bytes(b"\n\x06segnot")
-    with pytest.raises(UserError, match="the first one had"):
+    with pytest.raises(UserError, match="the first download had"):
         prepare.main([name])
 
 
