@@ -117,7 +117,7 @@ def _local_copy(flag: str, address: str, cache: str) -> Path:
 
 
 def _list(bucket: Any, address: str) -> dict[str, tuple[int, str]]:
-    """Return the objects below an address: name -> size and ETag. A single object has the address's last part as its name."""
+    """Return the objects below an address: name -> size and ETag. A single object is named by its last part."""
     root = address.partition("://")[2]
     objects = {}
     for path, about in bucket.find(root, detail=True).items():

@@ -100,7 +100,7 @@ def configure(level: int = logging.INFO) -> None:
 
 
 def follow_pipe() -> None:
-    """Send messages to standard output if it is a pipe and standard error a terminal, as in `segnet train | tee log`."""
+    """Log to standard output if it is a pipe and standard error is a terminal, as in `segnet train | tee log`."""
     global _follows_pipe
     with contextlib.suppress(OSError, ValueError, AttributeError):
         _follows_pipe = sys.stderr.isatty() and stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)

@@ -51,7 +51,9 @@ def test_a_wrong_address_is_refused_before_anything_starts_and_no_credential_is_
 def test_an_upload_is_a_bucket_and_a_run_is_a_local_folder():
     with pytest.raises(UserError, match="--upload takes a bucket as .* got a path"):
         Config(upload="runs/copy")
-    with pytest.raises(UserError, match="--run must be a local folder, not an address: name a folder, and add --upload s3://"):
+    with pytest.raises(
+        UserError, match="--run must be a local folder, not an address: name a folder, and add --upload s3://"
+    ):
         Config(run="s3://bucket/run")
     assert "upload" not in Config(upload="s3://bucket/runs").to_toml()  # of one start only
 
