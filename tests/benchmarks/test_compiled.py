@@ -1,4 +1,4 @@
-"""`portability compile`: how an optimized program is read and counted, and how missing compilers are reported."""
+"""Test how `portability compile` reads and counts an optimized program, and reports missing compilers."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Values of `--class-weights`: rules, numbers in the order of the classes, and numbers by name."""
+"""Test values of `--class-weights`: rules, numbers in class order, and numbers by name."""
 
 import pytest
 

@@ -34,7 +34,7 @@ def softmax(logits):
 
 
 def resized(array, size, antialias):
-    """Resize [h,w,C] bilinearly by loops: a triangle as wide as a pixel of the larger grid, normalized at the edges."""
+    """Resize [h,w,C] bilinearly by loops: a triangle as wide as the larger grid's pixel, normalized at the edges."""
     for axis, length in enumerate(size):
         old = array.shape[axis]
         support = max(1.0, old / length) if antialias else 1.0
@@ -49,7 +49,7 @@ def resized(array, size, antialias):
 
 
 def mean_by_loops(networks, image, flip, scales):
-    """Return the mean probabilities [H,W,C] of an image, one plain forward pass for each view of each network."""
+    """Return the mean probabilities [H,W,C] of an image from one forward pass per view and network."""
     total, count = 0, 0
     for network in networks:
         for scale in scales:
@@ -112,7 +112,7 @@ def test_predict_in_python_gives_the_classes_of_the_mean(runs):
 
 
 def scores_of(tmp_path, *flags):
-    """Run evaluate, and return what --json has."""
+    """Run evaluate, and return the content of --json."""
     path = tmp_path / "scores.json"
     options = parse_flags(evaluate.EvaluateOptions, [*map(str, flags), "--json", str(path)], prog="p", description="")
     assert evaluate.evaluate(options) == 0

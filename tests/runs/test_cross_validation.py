@@ -30,7 +30,7 @@ def result_of(fold):
 
 @pytest.fixture
 def trainer(monkeypatch, tmp_path):
-    """Return a stand-in for training that only writes a result, and the list of the configs that it was given."""
+    """Return a stand-in for training that only writes a result, and the list of its configs."""
     configs = []
 
     def train(config):

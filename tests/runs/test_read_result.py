@@ -1,4 +1,4 @@
-"""Test the reader of `result.json`: whatever is in the file, it returns what was written, or one line."""
+"""Test that the reader of `result.json` returns its content or raises a one-line error, whatever the file contains."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Losses, optimizers and schedules in whole runs: resumed bit for bit, logged, and refused where they do not fit."""
+"""Test losses, optimizers and schedules in whole runs: resumed bit for bit, logged, and refused if invalid."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Folders in buckets: copied once, used again without a connection, never outside the copy; moto is the server."""
+"""Test folders in buckets: copied once, used again without a connection, never outside the copy; moto is the server."""
 
 import pytest
 from bucket_servers import client, refusing, s3_server, set_server
@@ -18,7 +18,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def copied(address):
-    """Return the copy as a command of its own would find it."""
+    """Return the copy that a separate command would use."""
     buckets._local_copy.cache_clear()
     return buckets.local_copy("--data", address)
 
@@ -55,7 +55,7 @@ def test_an_upload_is_a_bucket_and_a_run_is_a_local_folder():
         UserError, match="--run must be a local folder, not an address: name a folder, and add --upload s3://"
     ):
         Config(run="s3://bucket/run")
-    assert "upload" not in Config(upload="s3://bucket/runs").to_toml()  # of one start only
+    assert "upload" not in Config(upload="s3://bucket/runs").to_toml()  # not stored
 
 
 def test_names_that_are_no_files_of_a_folder():
@@ -172,6 +172,6 @@ def test_a_bucket_that_denies_is_one_line(cache, monkeypatch):
 
 
 def test_a_stored_address_is_not_read_unless_the_command_names_it():
-    """A foreign run's config could otherwise make a command connect with the user's credentials."""
+    """Check that an untrusted run's config cannot make a command connect with the user's credentials."""
     with pytest.raises(UserError, match="read only if this command names it: add --data s3://street/never-named"):
         camvid_folder("s3://street/never-named")

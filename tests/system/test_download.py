@@ -1,4 +1,4 @@
-"""Test downloads from a local server that misbehaves as real ones do."""
+"""Test downloads from a local server that fails like real ones."""
 
 import hashlib
 import io

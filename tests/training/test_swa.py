@@ -1,4 +1,4 @@
-"""Stochastic weight averaging and the logged norms, against numpy."""
+"""Test stochastic weight averaging and the logged norms against numpy."""
 
 import dataclasses
 from functools import partial
