@@ -35,7 +35,7 @@ def contents(folder):
         ("http://host/x", "--data takes a bucket as s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, got http://$"),
         ("s3://", "without credentials"),
         ("s3://bucket/a/../b", "without credentials, queries, patterns or empty"),
-        ("s3://bucket/a//b", "empty parts"),
+        ("s3://bucket/a//b", "empty path components"),
         ("s3://bucket/a*", "patterns"),
         ("s3://bucket/a?X-Amz-Signature=hidden", "queries"),
         ("s3://AKIA:hidden@bucket/a", "without credentials"),

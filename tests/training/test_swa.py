@@ -142,7 +142,7 @@ def test_settings_that_contradict_it_are_refused(settings, message):
 def test_a_given_flag_that_contradicts_it_is_refused(flag, given, implied):
     words = [f"--{flag}", given, "--swa-epochs", "3"]
     with pytest.raises(
-        UserError, match=f"--swa-epochs 3 implies --{flag} {implied}, got --{flag} {given}: remove either"
+        UserError, match=f"--swa-epochs 3 implies --{flag} {implied}, got --{flag} {given}: remove one of them"
     ):
         parse_config(words, prog="x", description="")
     parse_config([f"--{flag}={implied}", "--swa-epochs", "3"], prog="x", description="")
