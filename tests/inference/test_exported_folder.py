@@ -1,4 +1,4 @@
-"""An exported folder is a network like a run: the same predictions and scores; what is not whole or safe is refused."""
+"""Test that an exported folder gives the predictions and scores of its run, and is refused if incomplete or unsafe."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_evaluate_gives_the_scores_of_the_run_and_needs_a_dataset(run, folder, t
 
 
 def _dataset(run, folder):
-    """Write rendered scenes as a folder of images and labels with the run's classes, and return it."""
+    """Write rendered scenes as a dataset folder with the run's classes, and return it."""
     dataset = open_data(segnet_jax.load(run).config)
     for split in ("train", "val"):
         samples = streamed(dataset.splits[split], (24, 40))

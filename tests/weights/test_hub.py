@@ -1,4 +1,4 @@
-"""Networks from the Hugging Face Hub, here a local server: two files of bounded size, in a folder without links."""
+"""Test networks from the Hugging Face Hub, here a local server: two files of limited size, a folder without links."""
 
 import os
 import pathlib
@@ -26,7 +26,7 @@ NETWORK = "network.safetensors"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """The files of a repository: an export, a file of code that nobody asks for."""
+    """Return the files of a repository: an export, and a code file that must not be requested."""
     folder = tmp_path_factory.mktemp("made")
     options = export.ExportOptions(
         str(make_run(folder / "run")), format=("safetensors",), out=str(folder / "out"), images=1
