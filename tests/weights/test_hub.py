@@ -101,7 +101,7 @@ def test_a_file_that_is_too_large_is_not_downloaded(files, cache, hub_at):
     with serve({"someone/street": files}, sizes={NETWORK: 3_000_000_000}) as (url, requests):
         hub_at(url)
         with pytest.raises(
-            UserError, match="network.safetensors of hf://someone/street has 3000000000 bytes, above the limit of"
+            UserError, match="network.safetensors of hf://someone/street is 3000000000 bytes, over the limit of"
         ):
             hub.fetch_repository("hf://someone/street")
         assert not [request for request in requests if request.startswith("GET")] and not cache.exists()

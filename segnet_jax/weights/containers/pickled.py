@@ -38,7 +38,7 @@ _OPCODES = {  # code -> name and argument type of the opcodes that torch writes 
     ).split()
 }
 _MAX_OPCODES = 200_000
-"""Limit per pickle; a VGG's has a few thousand. Each opcode costs microseconds and a hundred bytes of memory."""
+"""Limit per pickle; a VGG has a few thousand. Each opcode costs microseconds and a hundred bytes of memory."""
 _MAX_NAME = 200
 _KNOWN = {_DICT, *_TENSORS, _PARAMETER, *_DTYPES}
 
@@ -75,13 +75,13 @@ class Tensor:
 
 
 def read_pickle(stream: BinaryIO) -> object:
-    """Return the value of the pickle at the stream's position, and leave the stream after it.
+    """Read the pickle at the stream's position, and leave the stream after it.
 
     Values are dictionaries, lists, tuples, strings, numbers, None, `Name` and `Tensor`.
 
     Raises:
       ValueError: If the pickle is damaged.
-      CodeInside: If it contains anything else.
+      CodeInside: If the pickle contains anything else.
     """
     try:
         return _interpret(stream)
@@ -188,12 +188,12 @@ def _line(stream: BinaryIO) -> str:
 
 def _as(kind: type, value: object):
     if not isinstance(value, kind):
-        raise TypeError(f"{type(value).__name__} instead of {kind.__name__}")
+        raise TypeError(f"expected {kind.__name__}, got {type(value).__name__}")
     return value
 
 
 def _put(pairs: Iterable, target: object) -> None:
-    """Set items whose keys are strings; hashing a tuple nested a million times would crash Python."""
+    """Set items whose keys must be strings: hashing a tuple nested a million times would crash Python."""
     for key, value in pairs:
         _as(dict, target)[_as(str, key)] = value
 
@@ -230,7 +230,7 @@ def _storage(description: object) -> Storage:
 
 
 def _tensor(storage: object, offset: object, shape: object, strides: object) -> Tensor:
-    """Return a tensor, after checking that it lies inside its storage."""
+    """Return a tensor, after checking that it is dense and inside its storage."""
     storage = _as(Storage, storage)
     shape, strides = tuple(map(_count, _as(tuple, shape))), tuple(map(_count, _as(tuple, strides)))
     if len(shape) != len(strides) or len(shape) > 8:

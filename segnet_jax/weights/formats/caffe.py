@@ -37,8 +37,8 @@ class Layer:
 
     Attributes:
       name: name of the layer.
-      kind: such as "Convolution"; empty for most types of the format of 2014.
-      blobs: its tensors in order.
+      kind: type such as "Convolution"; empty for most types in the 2014 format.
+      blobs: the layer's tensors.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Layer:
 
 
 def table(encoder: str) -> Table:
-    """Map "LAYER/BLOB" to parts of the network; Caffe's layers have the names used here."""
+    """Map "LAYER/BLOB" to parts of the network, whose layers have the same names as in Caffe."""
     entries: Table = {}
     for conv in conv_channels(encoder):
         entries[f"{conv}/0"] = (conv, "kernel")
@@ -63,7 +63,7 @@ def read(path: Path, encoder: str) -> VGG:
 
 
 def read_layers(path: Path) -> list[Layer]:
-    """Return the layers of a `.caffemodel`, first of the 2014 format (`layers`), then of the current one (`layer`).
+    """Return the layers of a `.caffemodel`: those in the 2014 format (`layers`), then those in the current (`layer`).
 
     Raises:
       ValueError: If the file is damaged, or has more fields than any network.
@@ -93,5 +93,5 @@ def _stored(blob) -> StoredTensor:
         shape = tuple(blob.shape.dim)
     else:
         shape = tuple(getattr(blob, axis) for axis in _LEGACY_AXES)
-        shape = shape[3:] if shape[:3] == (1, 1, 1) else shape  # vectors had four axes too
+        shape = shape[3:] if shape[:3] == (1, 1, 1) else shape  # vectors also had four axes
     return StoredTensor(shape, partial(floats, blob.data, shape))

@@ -1,6 +1,6 @@
-"""Keras' files: `.h5` of Keras 1 and 2, `.weights.h5` and `.keras` of Keras 3.
+"""Weight files of Keras: `.h5` of Keras 1, 2 and 3, `.weights.h5` and `.keras` of Keras 3.
 
-Kernels are [3,3,in,out] as here. The weights are assumed to be the VGG authors', or trained from them with Keras' own
+Kernels are [3,3,in,out] as here. The weights are assumed to be the VGG authors', or fine-tuned from those with Keras'
 `vgg16.preprocess_input`: for BGR images minus their mean.
 """
 
@@ -31,7 +31,7 @@ _KERAS3_FIRST = re.compile(r"(?P<model>(?:.*/)?)conv2d/vars/0")
 
 
 def table(encoder: str, spelling: tuple[str, str]) -> Table:
-    """Map the paths in an `.h5` file of any Keras to parts of the network: block1_conv2 becomes conv1_2."""
+    """Map the paths in an `.h5` file of Keras 1, 2 or 3 to parts of the network: block1_conv2 becomes conv1_2."""
     kernel, bias = spelling
     entries: Table = {}
     for conv in conv_channels(encoder):
@@ -42,7 +42,7 @@ def table(encoder: str, spelling: tuple[str, str]) -> Table:
 
 
 def table3(encoder: str, model: str) -> Table:
-    """Map the paths in a file of Keras 3 to parts of the network: layers are numbered by class, conv2d, conv2d_1, ...
+    """Map the paths in a Keras 3 file to parts of the network; convolutions are numbered conv2d, conv2d_1, ...
 
     Args:
       encoder: "vgg16" or "vgg19".
@@ -57,7 +57,7 @@ def table3(encoder: str, model: str) -> Table:
 
 
 def read(path: Path, encoder: str) -> VGG:
-    """Read an HDF5 file of any Keras, with or without the classifier."""
+    """Read an HDF5 file of any Keras version, with or without the classifier."""
     with open(path, "rb") as file:
         return _read(file, encoder)
 
@@ -74,7 +74,7 @@ def _read(file: BinaryIO, encoder: str) -> VGG:
     tensors = read_arrays(file)
     if models := _keras3_models(tensors):
         if len(models) > 1:
-            raise ValueError(f"contains {len(models)} networks that begin with an image: {', '.join(models[:5])}")
+            raise ValueError(f"must contain one network with image input, got {len(models)}: {', '.join(models[:5])}")
         unused = tensors.keys() - table3(encoder, models[0]).keys()
         entries = (encoder, lambda name: table3(name, models[0]))
     else:
@@ -89,6 +89,6 @@ def _read(file: BinaryIO, encoder: str) -> VGG:
 
 
 def _keras3_models(tensors: Mapping[str, StoredTensor]) -> list[str]:
-    """Return the groups of a Keras 3 file whose first convolution sees three channels."""
+    """Return the groups of a Keras 3 file whose first convolution has three input channels."""
     found = ((match["model"], tensors[name]) for name in tensors if (match := _KERAS3_FIRST.fullmatch(name)))
     return [model for model, kernel in found if kernel.shape[2:3] == (3,)]
