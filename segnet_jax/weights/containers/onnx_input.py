@@ -1,4 +1,4 @@
-"""Preprocessing that weights expect, inferred from an ONNX graph's operations before the first convolution."""
+"""Infer the preprocessing that weights expect from an ONNX graph's operations before the first convolution."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,21 +10,21 @@ from segnet_jax.weights.containers.onnx_graph import Node, integers
 from segnet_jax.weights.containers.stored import StoredTensor
 
 ChannelOrder = Literal["RGB", "BGR"]
-_MEAN_TOLERANCE, _STD_TOLERANCE = 2.0, 0.02  # of 0..255, and relative: some round the means to integers
+_MEAN_TOLERANCE, _STD_TOLERANCE = 2.0, 0.02  # on the scale 0..255, and relative; some models round the means
 _UNDECIDED = (
-    "does not say which preprocessing its weights expect; add --preprocessing caffe (BGR minus the mean, as in Keras "
+    "does not state which preprocessing its weights expect; add --preprocessing caffe (BGR minus the mean, as in Keras "
     "and Caffe), torch (RGB by ImageNet's mean and deviation, as in torchvision) or raw (RGB 0..255)"
 )
 
 
 @dataclass
 class InputScaling:
-    """Scaling of each channel by the graph: value * scale + shift.
+    """The graph's scaling of each image channel: value * scale + shift.
 
     Attributes:
-      channels_last: whether the maps are [B,H,W,C] at this point of the graph.
-      scale: float64 [3], by channel at this point.
-      shift: float64 [3].
+      channels_last: whether the images are [B,H,W,C] at this point of the graph.
+      scale: float64 [3], in the channel order at this point.
+      shift: float64 [3], likewise.
     """
 
     channels_last: bool
@@ -33,18 +33,18 @@ class InputScaling:
 
     @property
     def axis(self) -> int:
-        """The channels' axis, counted from the end."""
+        """The channel axis, counted from the end."""
         return -1 if self.channels_last else -3
 
     def apply(self, node: Node, operands: list[StoredTensor | None]) -> None:
-        """Update the scaling by a node.
+        """Apply a node of the graph to the scaling.
 
         Args:
           node: an operation on the images and constants.
-          operands: its constants; None stands for the images.
+          operands: the node's operands: None for the images, otherwise a constant.
 
         Raises:
-          ValueError: If the operation does anything but scale, shift or reverse the channels.
+          ValueError: If the node does anything but scale, shift or reverse the channels.
         """
         axis, images_first = self.axis, bool(operands) and operands[0] is None
         match node.op:
@@ -66,10 +66,10 @@ class InputScaling:
                 raise ValueError(str(node))
 
     def expected(self) -> tuple[Preprocessing, ChannelOrder]:
-        """Return the preprocessing that the weights were trained with, and the order of the first kernel's channels.
+        """Return the preprocessing that the weights expect, and the channel order of the first kernel.
 
         Raises:
-          ValueError: If the graph does not determine them.
+          ValueError: If they cannot be inferred from the graph.
         """
         with np.errstate(all="ignore"):
             mean, std = -self.shift / self.scale, 1 / self.scale
@@ -83,7 +83,7 @@ class InputScaling:
         if (self.scale == 1).all() and (self.shift == 0).all():
             raise ValueError(_UNDECIDED)
         raise ValueError(
-            f"normalizes images by the mean {_numbers(mean)} and deviation {_numbers(std)}, and {_UNDECIDED}"
+            f"normalizes images by mean {_numbers(mean)} and standard deviation {_numbers(std)}, and {_UNDECIDED}"
         )
 
     def _combine(self, op: str, values: np.ndarray) -> None:
@@ -103,15 +103,15 @@ class InputScaling:
 
 
 def per_channel(tensor: StoredTensor, axis: int, num_channels: int) -> np.ndarray:
-    """Expand a constant, which is one number or one per channel, to one number per channel.
+    """Broadcast a constant to one number per channel.
 
     Args:
-      tensor: constant that broadcasts against the images.
-      axis: the channels' axis, counted from the end.
+      tensor: constant of an operation on the images.
+      axis: the channel axis, counted from the end.
       num_channels: number of channels.
 
     Raises:
-      ValueError: If it has another shape.
+      ValueError: If the constant has neither one number nor one per channel.
     """
     shape = tensor.shape
     along = [size for place, size in enumerate(shape, start=-len(shape)) if place == axis]
@@ -123,12 +123,12 @@ def per_channel(tensor: StoredTensor, axis: int, num_channels: int) -> np.ndarra
 
 
 def _at(axis: int, channels: int) -> bool:
-    """Return whether an axis of a 4-D tensor is the channels' axis."""
+    """Return whether an axis of a 4-D tensor is the channel axis."""
     return axis in (channels, channels + 4)
 
 
 def _reverses(operands: list[StoredTensor | None], channels: int) -> bool:
-    """Return whether a Slice's starts, ends, axes and steps reverse the channels and nothing else."""
+    """Return whether a Slice with these starts, ends, axes and steps only reverses the channels."""
     if len(operands) != 4 or None in operands:
         return False
     start, end, axis, step = (integers(each) for each in operands)
