@@ -162,8 +162,8 @@ def _fold(node: Node, constants: Mapping[str, StoredTensor]) -> StoredTensor | N
     tensor = operands[0]
     try:
         change = _change(node, operands[1:])
-        shape = change(np.broadcast_to(np.float32(0), tensor.shape)).shape  # a view, which allocates nothing for any shape
-    except (ValueError, TypeError, OverflowError):  # an operation that is not folded, or an invalid node
+        shape = change(np.broadcast_to(np.float32(0), tensor.shape)).shape  # a view
+    except (ValueError, TypeError, OverflowError):  # not foldable, or an invalid node
         return None
     return StoredTensor(shape, lambda: change(tensor.read()))
 
