@@ -40,7 +40,7 @@ def class_words(ids: jax.Array, num_classes: int) -> jax.Array:
       num_classes: C.
 
     Returns:
-      uint16 [1,...] for up to 16 classes, which is faster; otherwise uint32 [K,...] with 32 classes per word.
+      uint16 [1,...] for up to 16 classes, which is faster; otherwise uint32 [K,...], 32 classes per word.
     """
     kind, bits = (jnp.uint16, 16) if num_classes <= 16 else (jnp.uint32, 32)
     ids, firsts = ids.astype(kind), range(0, num_classes, bits)
@@ -48,13 +48,13 @@ def class_words(ids: jax.Array, num_classes: int) -> jax.Array:
 
 
 def _bits_of(index: jax.Array, num_bits: int) -> jax.Array:
-    """Return words with the bit at `index` set, or 0 where `index` is out of range, including wrapped negative values."""
+    """Return words with the bit at `index` set, or 0 where `index` is out of range, even by wrapping below 0."""
     kind = index.dtype.type
     return jnp.where(index < kind(num_bits), kind(1) << index, kind(0))
 
 
 def boundaries(words: jax.Array) -> jax.Array:
-    """Return the boundaries of all classes: the bits of words [...,H,W] set in some but not all cells of a 2x2 block."""
+    """Return the boundaries of all classes: the bits set in some but not all cells of a 2x2 block of words [...,H,W]."""
     right = jnp.concatenate([words[..., 1:], words[..., -1:]], axis=-1)
     some, every = words | right, words & right
     some_below, every_below = (jnp.concatenate([row[..., 1:, :], row[..., -1:, :]], axis=-2) for row in (some, every))

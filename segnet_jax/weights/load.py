@@ -45,9 +45,6 @@ def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = Non
 def read_caffe_segnet(path: Path) -> CaffeSegNet:
     """Read and validate a SegNet trained with Caffe, without running any code in the file.
 
-    Args:
-      path: a `.caffemodel`.
-
     Raises:
       UserError: If the file does not exist, is not a `.caffemodel`, is damaged, or contains anything but a SegNet.
     """
@@ -115,10 +112,6 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _format(path: Path, preprocessing: Preprocessing | None = None) -> Callable[[Path, str], VGG]:
     """Return the function that reads a file.
-
-    Args:
-      path: the file.
-      preprocessing: as in `read_vgg`.
 
     Raises:
       ValueError: If the file does not exist or has an unknown format.
