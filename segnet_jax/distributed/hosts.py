@@ -9,8 +9,8 @@ limitations found by killing processes with jax 0.10.2 and 0.12.0:
   connections carry heartbeats; a process that stops receiving them names the lost process and exits with code 8.
 * `relay.py`: when process 0 dies, JAX aborts the others before the watchdog can report it, even with
   `jax_enable_recoverability`. Behind a local relay JAX sees a silent connection instead of a closed one.
-* `Hosts.broadcast`, `all_gather`, `barrier`, `stop_at`: JAX's key-value store is private, and the public collectives of
-  `jax.experimental.multihost_utils` neither time out nor name missing processes. These methods use the watchdog's messages.
+* `Hosts.broadcast`, `all_gather`, `barrier`, `stop_at` use the watchdog's messages: JAX's key-value store is private,
+  and the collectives of `jax.experimental.multihost_utils` neither time out nor name missing processes.
 * `cluster.py`: uses JAX's private `ClusterEnv`, because `initialize` does not return the detected values.
 """
 

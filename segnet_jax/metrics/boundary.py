@@ -54,7 +54,7 @@ def _bits_of(index: jax.Array, num_bits: int) -> jax.Array:
 
 
 def boundaries(words: jax.Array) -> jax.Array:
-    """Return the boundaries of all classes: the bits set in some but not all cells of a 2x2 block of words [...,H,W]."""
+    """Return all classes' boundaries in words [...,H,W]: the bits set in some but not all cells of a 2x2 block."""
     right = jnp.concatenate([words[..., 1:], words[..., -1:]], axis=-1)
     some, every = words | right, words & right
     some_below, every_below = (jnp.concatenate([row[..., 1:, :], row[..., -1:, :]], axis=-2) for row in (some, every))

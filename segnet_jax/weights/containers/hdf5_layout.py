@@ -43,7 +43,9 @@ def rows(file: BinaryIO) -> Iterator[tuple[str, tuple[int, ...], str, int | None
                     continue
                 path = folder + name.decode(errors="replace")
                 if link.u in seen or len(seen) > MAX_LINKS or len(path) > MAX_NAME:
-                    raise ValueError(f"{path[:80]} is linked twice, has too long a path, or is one object too many")
+                    raise ValueError(
+                        f"{path[:80]} is linked twice, has an overlong path, or is beyond {MAX_LINKS} objects"
+                    )
                 seen.add(link.u)
                 target = h5o.open(group, name)
                 if isinstance(target, h5g.GroupID):

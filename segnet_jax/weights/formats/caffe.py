@@ -1,7 +1,7 @@
 """Read a network's layers and weights from a `.caffemodel`, without Caffe.
 
 A NetParameter has layers; a layer has a name, a type and blobs; a blob has a shape and numbers. The field numbers are
-those of BVLC Caffe's `caffe.proto`. The VGG authors' kernels are [out,in,3,3], for BGR images minus their mean.
+those of BVLC Caffe's `caffe.proto`. The VGG authors' kernels are [out,in,3,3], for BGR images minus ImageNet's mean.
 """
 
 from collections.abc import Iterable

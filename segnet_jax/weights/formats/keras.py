@@ -1,7 +1,7 @@
 """Read VGGs from Keras files: `.h5` of Keras 1 to 3, `.weights.h5` and `.keras` of Keras 3.
 
 Kernels are [3,3,in,out], as in Flax. The weights are assumed to be the VGG authors', or fine-tuned from them, with
-Keras' `vgg16.preprocess_input`: BGR images minus their mean.
+Keras' `vgg16.preprocess_input`: BGR images minus ImageNet's mean.
 """
 
 import io

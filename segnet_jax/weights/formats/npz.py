@@ -26,7 +26,7 @@ from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 _MEAN, _STD, _EPSILON = "preprocessing/mean", "preprocessing/std", "batch_norm_epsilon"
 
 _MAX_HEADER = 1000
-"""Maximum bytes of a `.npy` header: too few for deep nesting in the Python literal that it is. Most have about 120."""
+"""Maximum bytes of a `.npy` header, a Python literal that must not nest deeply; a tensor's has about 120."""
 
 
 def table(encoder: str, batch_norm: bool) -> Table:
