@@ -1,4 +1,4 @@
-"""Networks in repositories on the Hugging Face Hub, named hf://OWNER/NAME or hf://OWNER/NAME@REVISION.
+"""Download networks from the Hugging Face Hub, named hf://OWNER/NAME or hf://OWNER/NAME@REVISION.
 
 Only the files that `export` writes are downloaded, after a check of their sizes, and copied from the link-based cache
 of `huggingface_hub` to a plain folder, which is then read like any other untrusted folder.
@@ -33,7 +33,7 @@ def is_repository(source: str) -> bool:
 
 
 def fetch_repository(source: str) -> Path:
-    """Download a network and its card, unless cached, and return a plain folder that contains them.
+    """Download a network and its model card, unless cached, and return the folder that contains them.
 
     $HF_ENDPOINT selects another Hub. Without a connection, the files of the last download are used.
 
@@ -47,7 +47,7 @@ def fetch_repository(source: str) -> Path:
     match = _NAME.fullmatch(source.removeprefix(PREFIX))
     if match is None:
         raise UserError(
-            f"a repository on the Hub is named {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME@REVISION, got {source}"
+            f"a Hub repository must be named {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME@REVISION, got {source}"
         )
     try:
         from huggingface_hub import errors
@@ -68,7 +68,7 @@ def fetch_repository(source: str) -> Path:
                     raise UserError(message) from None
             except errors.EntryNotFoundError:
                 if name == NETWORK_FILE:
-                    message = f"{source} contains no {NETWORK_FILE}, which `export --format safetensors` writes"
+                    message = f"{source} contains no {NETWORK_FILE}; write it with `export --format safetensors`"
                     raise UserError(message) from None
         return _copy(files, target / files[NETWORK_FILE].parent.name)
     except UserError:

@@ -28,10 +28,10 @@ def insert_encoder(params: Mapping, batch_stats: Mapping, vgg: VGG, model: Netwo
       model: the network; the convolutions of its encoder have the same names as the VGG's.
 
     Returns:
-      params and batch_stats; replaced values are float32 numpy arrays.
+      The new params and batch_stats, in which trained values are float32 numpy arrays.
 
     Raises:
-      UserError: If the network's width or encoder differs from the weights'.
+      UserError: If the network's width or encoder differs from the VGG's.
     """
     convs, folding = list(itertools.chain(*encoder_convolutions(model))), batch_norms(model)
     if missing := [conv for conv in convs if conv not in vgg.convs]:
@@ -75,7 +75,7 @@ def adapt_channels(vgg: VGG, channels: int) -> VGG:
 
 
 def affine_maps(vgg: VGG) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the affine map (factor, offset), float32, between each convolution of a VGG and its ReLU.
+    """Return the float32 affine map (factor, offset) between each convolution of a VGG and its ReLU.
 
     The layer computes relu(factor * conv(x) + offset), where conv has no bias.
     """

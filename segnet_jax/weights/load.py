@@ -21,12 +21,12 @@ from segnet_jax.weights.own_segnet import Description, OwnSegNet
 from segnet_jax.weights.vgg import VGG
 
 FORMATS = "torch .pth, .safetensors, Keras .h5 or .keras, ONNX, .npz, .caffemodel"
-_MAX_BYTES = 2_000_000_000  # VGG-19 with its classifier has 575 million, in float64 twice as many
-_MAX_MESSAGE = 2000  # characters; messages may quote names from the file
+_MAX_BYTES = 2_000_000_000  # VGG-19 with its classifier takes 575 MB in float32, twice as much in float64
+_MAX_MESSAGE = 2000  # characters; an error message may quote names from the file
 
 
 def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -> VGG:
-    """Read a trained VGG and check it completely, without running any code in it.
+    """Read and validate a trained VGG, without running any code in the file.
 
     Args:
       path: the file.
@@ -43,10 +43,7 @@ def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = Non
 
 
 def read_caffe_segnet(path: Path) -> CaffeSegNet:
-    """Read a SegNet trained with Caffe and check it completely, without running any code in it.
-
-    Args:
-      path: a `.caffemodel`.
+    """Read and validate a SegNet trained with Caffe, without running any code in the file.
 
     Raises:
       UserError: If the file does not exist, is not a `.caffemodel`, is damaged, or contains anything but a SegNet.
@@ -59,7 +56,7 @@ def read_caffe_segnet(path: Path) -> CaffeSegNet:
 
 
 def read_own_segnet(path: Path) -> OwnSegNet:
-    """Read a SegNet written by `export --format safetensors` and check it completely.
+    """Read and validate a SegNet written by `export --format safetensors`.
 
     Raises:
       UserError: If the file does not exist, was not written by `export`, is damaged, or does not describe its network.
@@ -98,7 +95,7 @@ def kind_of_file(path: Path) -> Literal["segnet", "caffe-segnet", "vgg"]:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turn errors into one-line `UserError`s that begin with the file's name."""
+    """Convert errors to one-line `UserError`s that begin with the file's name."""
     try:
         if path.is_file() and path.stat().st_size > _MAX_BYTES:
             raise ValueError(f"is {path.stat().st_size} bytes, over the limit of {_MAX_BYTES} bytes for weight files")
@@ -133,7 +130,7 @@ def _format(path: Path, preprocessing: Preprocessing | None = None) -> Callable[
         raise ValueError("is a web page, not a weight file (the download failed)")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return keras.read
-    # A safetensors file begins with the length of its header, which may look like any other format.
+    # A safetensors file begins with the length of its header, whose bytes may look like another format.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
         return safetensors.read
     if head.startswith(torch.LEGACY_SIGNATURE):

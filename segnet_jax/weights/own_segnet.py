@@ -20,7 +20,7 @@ from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.weights.containers.stored import StoredTensor, read_numbers
 from segnet_jax.weights.safetensors_file import open_checked
 
-_PLACES = {  # (tensor name after the layer's, number of axes) -> (collection, name) in Flax
+_FLAX_NAMES = {  # (tensor name after the layer name, number of axes) -> (collection, variable) in Flax
     ("weight", 4): ("params", "kernel"),
     ("weight", 1): ("params", "scale"),
     ("bias", 1): ("params", "bias"),
@@ -66,12 +66,12 @@ class Description:
 
 @dataclass(frozen=True)
 class OwnSegNet:
-    """Content of a file.
+    """An exported SegNet.
 
     Attributes:
       description: description of the network.
       variables: "params" and "batch_stats", float32.
-      about: description of the checkpoint, such as "step 7, the best".
+      about: the exported checkpoint, such as "step 7, the best".
     """
 
     description: Description
@@ -100,7 +100,7 @@ def describe(path: Path) -> Description:
 
 
 def read(path: Path) -> OwnSegNet:
-    """Read a file completely.
+    """Read the metadata and tensors of a file.
 
     Raises:
       ValueError: If the file is damaged or does not describe its network.
@@ -183,7 +183,7 @@ def _preprocessing(metadata: dict[str, str]) -> Preprocessing:
         or min(values[1]) <= 0
     ):
         raise ValueError(
-            f"has the preprocessing {preprocessing}, but needs a finite mean and std per channel, std above 0"
+            f"has the preprocessing {preprocessing}; it needs a finite mean and std per channel, with std above 0"
         )
     mean, std = (tuple(map(float, each)) for each in values)
     return Preprocessing(mean, std)

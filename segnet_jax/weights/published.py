@@ -80,7 +80,7 @@ def obtain(init: str, folder: Path | None = None) -> Path:
 
     Args:
       init: a key of `PUBLISHED`, or a path.
-      folder: download folder, `cache_folder()` if None.
+      folder: download folder; `cache_folder()` if None.
 
     Raises:
       UserError: If the file does not exist or cannot be downloaded.
@@ -89,12 +89,13 @@ def obtain(init: str, folder: Path | None = None) -> Path:
         return fetch(PUBLISHED[init], cache_folder() if folder is None else folder)
     path = expanded(init)
     if not path.is_file():
-        raise UserError(f"no weight file {init}; --init takes a run, a file, {', '.join(PUBLISHED)} or none")
+        names = ", ".join(PUBLISHED)
+        raise UserError(f"weight file {init} does not exist; --init accepts a run, a file, {names} or none")
     return path
 
 
 def is_cached(name: str) -> bool:
-    """Return whether `obtain` would find a key of `PUBLISHED` in the cache."""
+    """Return whether the published weights `name` are in the cache."""
     return (cache_folder() / PUBLISHED[name].filename).is_file()
 
 
@@ -103,7 +104,7 @@ def obtain_segnet(name: str, folder: Path | None = None) -> Path:
 
     Args:
       name: a key of `PUBLISHED_SEGNETS`, or a path.
-      folder: download folder, `cache_folder()` if None.
+      folder: download folder; `cache_folder()` if None.
 
     Raises:
       UserError: If the file does not exist or cannot be downloaded.

@@ -1,4 +1,4 @@
-"""A VGG encoder, independent of the file format, and the check that a file contains exactly such an encoder.
+"""A VGG encoder independent of file formats, and the check that a file contains exactly such an encoder.
 
 The module of each format lists the tensors in a file and provides a table that maps their names to the network. Names
 and shapes are compared in both directions before any number is read. All these modules raise a ValueError that
@@ -46,7 +46,7 @@ class VGG:
 
     Attributes:
       encoder: "vgg16" or "vgg19".
-      convs: "conv1_1" and so on to "conv5_3" or "conv5_4"; all of them with BatchNorm or none.
+      convs: "conv1_1" to "conv5_3" or "conv5_4" -> weights; either all have BatchNorm or none.
       preprocessing: preprocessing of the training images.
       batch_norm_epsilon: added to the variance in BatchNorm; None without BatchNorm.
     """
@@ -87,7 +87,7 @@ def check_stages(init: str, encoder: str, stages: Sequence[tuple[int, int]], ker
     if tuple(stages) != ENCODERS[encoder][: len(stages)]:
         convolutions, channels = (" ".join(map(str, each)) for each in ([c for _, c in stages], [c for c, _ in stages]))
         raise UserError(
-            f"--init {init} needs the stages of {encoder}, got stages of {convolutions} convolutions with {channels} "
+            f"--init {init} needs the stages of {encoder}, got stages with {convolutions} convolutions and {channels} "
             "channels: use --init none to start from random weights"
         )
 
@@ -101,7 +101,7 @@ def assemble(
     layout: Literal["HWIO", "OIHW"],
     channel_order: Literal["RGB", "BGR"],
 ) -> dict[str, ConvWeights]:
-    """Read the convolutions of an encoder, after checking the file against the format's table.
+    """Check a file's tensors against the format's table, then read the convolutions of the encoder.
 
     Args:
       tensors: all tensors in the file.

@@ -276,8 +276,8 @@ def test_weights_in_another_file_are_not_followed(more, small, tmp_path):
     [
         (onnx_tensor(np.zeros((4, 4), np.float32), "tensor0")[:-4] + b"", "beyond its message"),
         (files.integer(1, 1 << 40) + files.integer(2, 1) + files.message(9, bytes(8)), "has 8 bytes instead of"),
-        (files.integer(1, (1 << 64) - 1) + files.integer(2, 1), "impossible shape"),
-        (files.integer(1, 2) * 9 + files.integer(2, 1), "impossible shape"),
+        (files.integer(1, (1 << 64) - 1) + files.integer(2, 1), "invalid shape"),
+        (files.integer(1, 2) * 9 + files.integer(2, 1), "invalid shape"),
     ],
 )
 def test_damaged_tensors_are_refused(tensor, words, small, tmp_path):

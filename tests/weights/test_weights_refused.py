@@ -125,7 +125,7 @@ def test_a_negative_variance_is_refused(small, tmp_path):
         (b"PK\x03\x04" + bytes(100), "zip"),
         (struct.pack("<Q", 50) + b"{" + b"x" * 60, ""),
         (b"\n\xff\xff\xff\xff\x0f", "cut off"),
-        (b"\n\x01a\x13", "unknown type 3"),
+        (b"\n\x01a\x13", "unknown wire type 3"),
         (b"\n\x01a\x08" + b"\xff" * 11, "more than ten bytes"),
     ],
 )

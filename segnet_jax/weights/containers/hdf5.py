@@ -70,7 +70,7 @@ def _read(
     if dtype not in _FLOATS:
         raise ValueError(f"tensor {path} has type {dtype}, but weights must be floating-point numbers")
     if start is None:
-        raise ValueError(f"tensor {path} is not stored contiguously; save it without chunks and compression")
+        raise ValueError(f"tensor {path} is not stored contiguously; save it without chunks or compression")
     needed = math.prod(shape) * np.dtype(dtype).itemsize
     if start + needed > num_bytes:
         raise ValueError(f"tensor {path} of shape {shape} extends beyond the file's {num_bytes} bytes")

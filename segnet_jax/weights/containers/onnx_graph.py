@@ -1,4 +1,4 @@
-"""The graph of an ONNX file: its nodes, and the tensors that are known without running it.
+"""The graph of an ONNX file: its nodes and constant tensors.
 
 Field numbers are those of ONNX's `onnx.proto`. Nothing is executed; only operations on constants that exporters leave
 between a weight and its use are folded.
@@ -59,7 +59,7 @@ _MAX_AXES = 8
 
 @dataclass(frozen=True)
 class Node:
-    """An operation; `name` is its display name for error messages, `attributes` maps names to values."""
+    """An operation; `attributes` maps names to values."""
 
     op: str
     name: str
@@ -117,7 +117,7 @@ def _node(proto) -> Node:
 
 
 def _value(attribute) -> Any:
-    """Return the value of an attribute of any type, with lists as tuples."""
+    """Return the value of an attribute of any type; lists become tuples."""
     for scalar in ("f", "i", "t"):
         if attribute.HasField(scalar):
             return _stored(attribute.t) if scalar == "t" else getattr(attribute, scalar)
@@ -135,7 +135,7 @@ def _stored(tensor) -> StoredTensor:
             "onnx.save(model, path, save_as_external_data=False)"
         )
     if len(shape) > _MAX_AXES or any(size < 0 for size in shape):
-        raise ValueError(f"tensor {name} has the impossible shape {shape[: _MAX_AXES + 1]}")
+        raise ValueError(f"tensor {name} has the invalid shape {shape[: _MAX_AXES + 1]}")
     if kind not in _DTYPES:
         return StoredTensor(shape, partial(_refuse, f"tensor {name} is of ONNX type {kind}, which is not supported"))
     if not tensor.raw_data:
@@ -153,7 +153,7 @@ def _refuse(fault: str) -> np.ndarray:
 
 
 def _fold(node: Node, constants: Mapping[str, StoredTensor]) -> StoredTensor | None:
-    """Return the output of a node that can be folded, or None."""
+    """Return the output of a node, or None if it cannot be folded."""
     if node.op == "Constant":
         return _constant(node)
     operands = [constants.get(name) for name in node.inputs]
@@ -186,7 +186,7 @@ def _change(node: Node, others: list[StoredTensor]) -> Callable[[np.ndarray], np
       ValueError: If the node does anything else.
     """
     match node.op:
-        case "Identity" | "Cast":  # every weight becomes float32 when it is read
+        case "Identity" | "Cast":  # all weights are converted to float32 when read
             return lambda array: array
         case "Transpose":
             return lambda array: np.transpose(array, node.attributes.get("perm") or None)

@@ -44,7 +44,7 @@ class InputScaling:
           operands: the node's operands: constants, and None for the images.
 
         Raises:
-          ValueError: If the operation does anything but scale, shift or reverse the channels.
+          ValueError: If the node does anything but scale, shift or reverse the channels.
         """
         axis, images_first = self.axis, bool(operands) and operands[0] is None
         match node.op:
@@ -103,7 +103,7 @@ class InputScaling:
 
 
 def per_channel(tensor: StoredTensor, axis: int, num_channels: int) -> np.ndarray:
-    """Expand a constant, which is one number or one per channel, to one number per channel.
+    """Broadcast a constant to one number per channel.
 
     Args:
       tensor: constant that broadcasts against the images.
@@ -128,7 +128,7 @@ def _at(axis: int, channels: int) -> bool:
 
 
 def _reverses(operands: list[StoredTensor | None], channels: int) -> bool:
-    """Return whether a Slice's starts, ends, axes and steps reverse the channels and nothing else."""
+    """Return whether a Slice with these starts, ends, axes and steps only reverses the channels."""
     if len(operands) != 4 or None in operands:
         return False
     start, end, axis, step = (integers(each) for each in operands)

@@ -1,4 +1,4 @@
-"""Parse protobuf files with a few hand-declared fields, after a bounded walk over the file.
+"""Parse the declared fields of protobuf files, after checking that their number is bounded.
 
 The `protobuf` library allocates an object for every submessage, so a crafted file of two-byte submessages would take
 thirty times its size in memory. The walk therefore counts the fields of all declared messages first. Undeclared fields
@@ -22,7 +22,7 @@ _INTEGERS = (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64)
 
 
 def message_classes(package: str, declarations: Mapping[str, Mapping[str, tuple[int, str]]]) -> dict[str, type]:
-    """Build message classes that know a subset of a format's fields.
+    """Build message classes for a subset of a format's fields.
 
     Args:
       package: unique name of the format.
@@ -80,12 +80,12 @@ def floats(values: Iterable[float], shape: tuple[int, ...], dtype: np.typing.DTy
     """
     array = np.fromiter(values, dtype)
     if array.size != int(np.prod(shape, dtype=object)):
-        raise ValueError(f"a tensor of shape {shape} contains {array.size} numbers")
+        raise ValueError(f"a tensor of shape {shape} has {array.size} numbers")
     return array.reshape(shape)
 
 
 def _count_fields(data: mmap.mmap, start: int, stop: int, message: Descriptor, left: int) -> int:
-    """Walk over the fields of a message and its declared submessages.
+    """Subtract the number of fields in a message and its declared submessages from `left`.
 
     Args:
       data: the file.
@@ -95,7 +95,7 @@ def _count_fields(data: mmap.mmap, start: int, stop: int, message: Descriptor, l
       left: number of fields still allowed.
 
     Returns:
-      `left` minus the fields of this message.
+      The remaining number of fields.
 
     Raises:
       ValueError: If there are more fields, or a field extends beyond its message or has an unknown type.
@@ -120,7 +120,7 @@ def _count_fields(data: mmap.mmap, start: int, stop: int, message: Descriptor, l
                 # A run of equal tags, such as unpacked weights, counts once.
                 end = start + 4 if start > tag_start + 1 else _end_of_run(data, tag_start, stop)
             case _:
-                raise ValueError(f"is damaged: field {number} at byte {tag_start} has the unknown type {wire_type}")
+                raise ValueError(f"is damaged: field {number} at byte {tag_start} has unknown wire type {wire_type}")
         if end > stop:
             raise ValueError(f"is cut off or damaged: field {number} at byte {tag_start} extends beyond its message")
         if left < 0:
@@ -145,7 +145,7 @@ def _end_of_run(data: mmap.mmap, start: int, stop: int) -> int:
 
 
 def _varint(data: mmap.mmap, start: int, stop: int) -> tuple[int, int]:
-    """Return the number at `start` and the byte after it."""
+    """Return the varint at `start` and the position after it."""
     value = 0
     for position in range(start, min(start + 10, stop)):
         byte = data[position]

@@ -1,4 +1,4 @@
-"""Tensors in a file, whose names and shapes are compared with a network's before any numbers are read."""
+"""Tensors in a file, whose names and shapes are checked before any data are read."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class StoredTensor:
 def misfits(
     tensors: Mapping[str, StoredTensor], needed: Mapping[str, tuple[int, ...]], unused: Collection[str] = ()
 ) -> str:
-    """Compare a file with a table of names and shapes, in both directions.
+    """Compare the tensors in a file with a table of names and shapes.
 
     Args:
       tensors: all tensors in the file.
@@ -41,7 +41,7 @@ def misfits(
 
 
 def read_numbers(name: str, tensor: StoredTensor) -> np.ndarray:
-    """Return a tensor as float32.
+    """Read a tensor as float32.
 
     Raises:
       ValueError: If a number is not finite, or the tensor does not have a floating-point type.

@@ -1,7 +1,7 @@
-"""Caffe's `.caffemodel`: the layers of a network with their weights, read without Caffe.
+"""Read a network's layers and weights from a `.caffemodel`, without Caffe.
 
 A NetParameter has layers; a layer has a name, a type and blobs; a blob has a shape and numbers. The field numbers are
-those of BVLC Caffe's `caffe.proto`. The VGG authors' kernels are [out,in,3,3], trained on BGR images minus their mean.
+those of BVLC Caffe's `caffe.proto`. The VGG authors' kernels are [out,in,3,3], for BGR images minus ImageNet's mean.
 """
 
 from collections.abc import Iterable
@@ -19,14 +19,14 @@ _BLOB = {axis: (number, "int32") for number, axis in enumerate(_LEGACY_AXES, sta
 _MESSAGES = message_classes(
     "caffe",
     {
-        "Net": {"layers": (2, "repeated LayerOf2014"), "layer": (100, "repeated Layer")},
-        "LayerOf2014": {"name": (4, "bytes"), "type": (5, "int32"), "blobs": (6, "repeated Blob")},
+        "Net": {"layers": (2, "repeated V1Layer"), "layer": (100, "repeated Layer")},
+        "V1Layer": {"name": (4, "bytes"), "type": (5, "int32"), "blobs": (6, "repeated Blob")},
         "Layer": {"name": (1, "bytes"), "type": (2, "bytes"), "blobs": (7, "repeated Blob")},
         "Blob": _BLOB | {"data": (5, "repeated float"), "shape": (7, "Shape")},
         "Shape": {"dim": (1, "repeated int64")},
     },
 )
-_TYPES_OF_2014 = {4: "Convolution", 6: "Dropout"}
+_V1_TYPES = {4: "Convolution", 6: "Dropout"}  # of V1LayerParameter, used until 2014
 
 UNUSED = {f"{layer}/{blob}" for layer in ("fc6", "fc7", "fc8") for blob in (0, 1)}
 
@@ -56,7 +56,7 @@ def table(encoder: str) -> Table:
 
 
 def read(path: Path, encoder: str) -> VGG:
-    """Read a VGG from a `.caffemodel` of either format."""
+    """Read a VGG from a `.caffemodel` with V1 or current layers."""
     tensors = tensors_of(read_layers(path))
     convs = assemble(tensors, encoder, table, unused=UNUSED, layout="OIHW", channel_order="BGR")
     return VGG(encoder, convs, CAFFE)
@@ -66,11 +66,11 @@ def read_layers(path: Path) -> list[Layer]:
     """Return the layers of a `.caffemodel`: those in the 2014 format (`layers`), then those in the current (`layer`).
 
     Raises:
-      ValueError: If the file is damaged, or has more fields than any network.
+      ValueError: If the file is damaged or too large.
     """
     net = parse(path, _MESSAGES["Net"])
-    of_2014 = [(layer, _TYPES_OF_2014.get(layer.type, "")) for layer in net.layers]
-    layers = of_2014 + [(layer, text(layer.type)) for layer in net.layer]
+    v1_layers = [(layer, _V1_TYPES.get(layer.type, "")) for layer in net.layers]
+    layers = v1_layers + [(layer, text(layer.type)) for layer in net.layer]
     return [Layer(text(layer.name), kind, tuple(map(_stored, layer.blobs))) for layer, kind in layers]
 
 

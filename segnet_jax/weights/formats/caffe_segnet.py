@@ -50,7 +50,7 @@ class CaffeSegNet:
 
 @dataclass(frozen=True)
 class _Conv:
-    """Expected channels and kernel size of a convolution, and whether BatchNorm follows."""
+    """The expected channels and kernel size of a convolution, and whether BatchNorm follows it."""
 
     inputs: int
     outputs: int
@@ -59,7 +59,7 @@ class _Conv:
 
 
 def read(path: Path) -> CaffeSegNet:
-    """Read a SegNet or SegNet-Basic from a `.caffemodel` of either format.
+    """Read a SegNet or SegNet-Basic from a `.caffemodel` with V1 or current layers.
 
     Raises:
       ValueError: If the file is damaged or contains anything but such a network.

@@ -17,7 +17,7 @@ from segnet_jax.weights.containers.stored import StoredTensor
 from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 
 ARCHIVED = "model.weights.h5"
-"""The member of a `.keras` archive that contains the weights."""
+"""Member of a `.keras` archive that contains the weights."""
 
 _SPELLINGS = (  # paths of a layer's kernel and bias
     ("{0}/{0}_W_1:0", "{0}/{0}_b_1:0"),  # the published files, written by Keras 1
@@ -25,7 +25,7 @@ _SPELLINGS = (  # paths of a layer's kernel and bias
     ("{0}/kernel:0", "{0}/bias:0"),
     ("{0}/{0}/kernel", "{0}/{0}/bias"),  # Keras 3, `save("NAME.h5")`
 )
-_WHOLE_MODEL = "model_weights/"  # before the names in a file of `save("NAME.h5")`
+_WHOLE_MODEL = "model_weights/"  # prefix of the names in a file written by `save("NAME.h5")`
 _CLASSIFIER = ("fc1", "fc2", "predictions")
 _KERAS3_FIRST = re.compile(r"(?P<model>(?:.*/)?)conv2d/vars/0")
 
@@ -46,7 +46,7 @@ def table3(encoder: str, model: str) -> Table:
 
     Args:
       encoder: "vgg16" or "vgg19".
-      model: path of the group with the layers, such as "layers/functional/layers/".
+      model: path of the group that contains the layers, such as "layers/functional/layers/".
     """
     entries: Table = {}
     for index, conv in enumerate(conv_channels(encoder)):
@@ -65,7 +65,7 @@ def read(path: Path, encoder: str) -> VGG:
 def read_archive(path: Path, encoder: str) -> VGG:
     """Read a `.keras` archive; its model configuration is ignored, and none of its code is run."""
     with zipfile.ZipFile(path) as archive:
-        if archive.getinfo(ARCHIVED).compress_type != zipfile.ZIP_STORED:  # so it is no larger than the file
+        if archive.getinfo(ARCHIVED).compress_type != zipfile.ZIP_STORED:  # a stored member is no larger than the file
             raise ValueError(f"{ARCHIVED} is compressed, which Keras does not do; save the model again")
         return _read(io.BytesIO(archive.read(ARCHIVED)), encoder)
 
@@ -78,7 +78,7 @@ def _read(file: BinaryIO, encoder: str) -> VGG:
         unused = tensors.keys() - table3(encoder, models[0]).keys()
         entries = (encoder, lambda name: table3(name, models[0]))
     else:
-        if any(name.startswith(_WHOLE_MODEL) for name in tensors):  # the rest is the optimizer's
+        if any(name.startswith(_WHOLE_MODEL) for name in tensors):  # the rest belongs to the optimizer
             model = (name for name in tensors if name.startswith(_WHOLE_MODEL))
             tensors = {name.removeprefix(_WHOLE_MODEL): tensors[name] for name in model}
         spelling = next((pair for pair in _SPELLINGS if pair[0].format("block1_conv1") in tensors), _SPELLINGS[0])

@@ -65,10 +65,10 @@ def read_own_names(tensors: Mapping[str, StoredTensor], encoder: str) -> VGG:
     )
     mean, std = (tuple(float(value) for value in tensors[name].read()) for name in (_MEAN, _STD))
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and min(std) > 0):
-        raise ValueError(f"has the preprocessing mean {mean} and std {std}; they must be finite, std above 0")
+        raise ValueError(f"has the preprocessing mean {mean} and std {std}; both must be finite, and std above 0")
     epsilon = float(tensors[_EPSILON].read()) if batch_norm else None
     if epsilon is not None and not 0 < epsilon <= 1:
-        raise ValueError(f"has the {_EPSILON} {epsilon}; it must be above 0 and at most 1")
+        raise ValueError(f"has {_EPSILON} {epsilon}; it must be above 0 and at most 1")
     return VGG(encoder, convs, Preprocessing(mean, std), epsilon)
 
 
@@ -88,7 +88,7 @@ def is_own_npz(head: bytes) -> bool:
 
 
 def save_npz(path: Path, vgg: VGG) -> None:
-    """Write a VGG under our names, atomically.
+    """Write a VGG to an `.npz` file atomically.
 
     Raises:
       UserError: If the file cannot be written.
@@ -127,7 +127,7 @@ def _stored(archive: zipfile.ZipFile, member: str) -> StoredTensor:
 
 
 def _read_header(file: BinaryIO, member: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Read a `.npy` header and leave the file at the first number."""
+    """Read a `.npy` header, leaving the file at the first number."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy warns about types and headers of Python 2
@@ -136,5 +136,5 @@ def _read_header(file: BinaryIO, member: str) -> tuple[tuple[int, ...], np.dtype
     except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
         raise ValueError(f"{member} has no valid .npy header: {error}") from None
     if any(size < 0 for size in shape):
-        raise ValueError(f"{member} has the impossible shape {shape}")
+        raise ValueError(f"{member} has the invalid shape {shape}")
     return shape, dtype

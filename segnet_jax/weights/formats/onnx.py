@@ -1,4 +1,4 @@
-"""VGGs in ONNX files: networks that begin with the convolutions of a VGG, with any tensor names.
+"""Read VGGs from ONNX files, whatever their tensor names.
 
 The graph is followed from its input through convolutions, biases, BatchNorm, ReLU and max pooling. Everything after the
 VGG's last convolution is ignored. Kernels are [out,in,3,3].
@@ -28,7 +28,7 @@ _BATCH_NORM_PARTS = ("scale", "bias", "mean", "var")  # the order of the operand
 
 
 class _End(Exception):
-    """Raised at the end of a VGG's chain; the message names what ends it."""
+    """Raised at the end of a chain; the message describes the node that ends it."""
 
 
 @dataclass
@@ -132,7 +132,7 @@ def _begins_channels_last(graph: Graph, name: str) -> bool:
 
 
 def _before(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
-    """Add a node before the first convolution to the chain."""
+    """Process a node before the first convolution."""
     if node.op == "Transpose":
         _transpose(chain, node)
     elif node.op not in _NEUTRAL:
@@ -141,9 +141,9 @@ def _before(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
 
 
 def _after(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
-    """Add a convolution or a node after one to the chain."""
+    """Process a convolution or a node after one."""
     if chain.scaling.channels_last and node.op in ("Conv", "MaxPool", "BatchNormalization"):
-        raise _End(f"{node} of maps that were transposed to channels last")
+        raise _End(f"{node} on channels-last maps")
     if node.op == "Conv":
         if chain.convs and not chain.convs[-1].active:
             raise _End(f"{node} without a ReLU before it")
@@ -160,7 +160,7 @@ def _after(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
             conv.epsilon = node.attributes.get("epsilon", _BATCH_NORM_EPSILON)
         case "Relu":
             conv.active = True
-        case "Clip" if _least(graph, node) == 0:
+        case "Clip" if _lower_bound(graph, node) == 0:
             conv.active = True
         case "MaxPool" if conv.active and not conv.pooled and _is_vgg_pooling(node):
             conv.pooled = True
@@ -177,7 +177,7 @@ def _constant(graph: Graph, node: Node, name: str) -> StoredTensor:
 
 
 def _transpose(chain: _Chain, node: Node) -> None:
-    """Follow a transposition, which must be from or to channels last."""
+    """Process a transposition, which must be from or to channels last."""
     if (order := node.attributes.get("perm")) not in (_TO_NCHW, _TO_NHWC):
         raise _End(f"{node} with the permutation {order}")
     chain.scaling.channels_last = order == _TO_NHWC

@@ -1,8 +1,8 @@
 """torchvision's VGG files, `.pth`, in both formats of torch.save, read without torch and without running code.
 
-Since torch 1.6 the file is a zip with a pickle and one member per storage. Before, it was five pickles in a row, the
-fourth with the tensors and the fifth with the storages' keys, followed by the storages: length (int64) and bytes.
-Kernels are [out,in,3,3], trained on RGB images.
+Since torch 1.6 the file is a zip with a pickle and one member per storage. Before, it was five pickles, of which the
+fourth describes the tensors and the fifth lists the storage keys, then the length (int64) and bytes of each storage.
+Kernels are [out,in,3,3], for RGB images.
 """
 
 import io
@@ -27,7 +27,7 @@ LEGACY_SIGNATURE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of 
 BATCH_NORM_EPSILON = 1e-5
 
 OXFORD = Preprocessing(mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255), std=(1.0, 1.0, 1.0))
-"""For the VGG authors' weights converted to RGB, torchvision's `vgg16_features-amdegroot-88682ab5.pth`."""
+"""Preprocessing of the VGG authors' weights converted to RGB, torchvision's `vgg16_features-amdegroot-88682ab5.pth`."""
 
 UNUSED = {  # the classifier in torchvision and in timm, and BatchNorm's batch counters
     f"{layer}.{part}"
@@ -78,7 +78,7 @@ def read_torchvision_names(tensors: dict[str, StoredTensor], encoder: str, prepr
 
 
 def read(path: Path, encoder: str) -> VGG:
-    """Read a `.pth` of either format."""
+    """Read a `.pth` file in either format."""
     preprocessing = OXFORD if "amdegroot" in Path(path).name else TORCH
     with open(path, "rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
@@ -96,7 +96,7 @@ def _zip_tensors(archive: zipfile.ZipFile) -> dict[str, StoredTensor]:
         raise ValueError("contains a member twice")
     pickles = [name for name in members if name.split("/")[-1] == "data.pkl"]
     if len(pickles) != 1:
-        raise ValueError(f"contains {len(pickles)} members data.pkl; a torch file has one")
+        raise ValueError(f"contains {len(pickles)} members named data.pkl; a torch file has one")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}byteorder" in members and _read_some(archive, f"{root}byteorder", 16) != b"little":
         raise ValueError("was written on a big-endian machine; save it on a little-endian one")
@@ -143,7 +143,7 @@ def _legacy_tensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def _read_some(archive: zipfile.ZipFile, member: str, count: int, start: int = 0) -> bytes:
-    """Read up to `count` bytes; zipfile verifies the CRC of a member that is read from beginning to end."""
+    """Read up to `count` bytes; zipfile verifies the CRC of a member only if it is read completely."""
     with archive.open(member) as file:
         if start:
             file.seek(start)
