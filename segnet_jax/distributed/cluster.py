@@ -37,12 +37,7 @@ class ClusterProcess:
 
 
 def from_flags(coordinator: str, process_id: int, num_processes: int) -> ClusterProcess | None:
-    """Return the process that the flags describe, or None if no flag is set.
-
-    Args:
-      coordinator: host:port; empty if not set.
-      process_id: -1 if not set.
-      num_processes: 0 if not set.
+    """Return the process that the flags describe, or None if all have their defaults: "", -1 and 0.
 
     Raises:
       UserError: If only some of the flags are set, or a value is invalid.

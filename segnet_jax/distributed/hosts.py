@@ -69,11 +69,6 @@ class Hosts:
     def broadcast(self, name: str, value: str | None = None, seconds: float = LEAVE_SECONDS) -> str:
         """Return process 0's value in all processes, which must make the same number of calls for each name.
 
-        Args:
-          name: name of the value.
-          value: used in process 0, ignored in the others.
-          seconds: timeout.
-
         Raises:
           HostLost: If process 0 does not send its value in time.
           ValueError: If process 0 passes no value.
@@ -123,11 +118,9 @@ class Hosts:
         self.all_gather(name, "", seconds)
 
     def ask_to_stop(self, call: int, exit_code: int) -> None:
-        """Request that all processes stop before the next step call; the first request sets the exit code.
+        """Request that all processes stop before the next step call, this process's call number `call`.
 
-        Args:
-          call: number of the step call that this process is about to make.
-          exit_code: exit code of all processes.
+        The first request sets the exit code of all processes.
         """
         if self._watchdog is None:
             self._stop = self._stop or (call, exit_code)
@@ -150,11 +143,7 @@ class Hosts:
             self._watchdog.last_words = last_words
 
     def wait_for_watchdog(self, error: BaseException) -> BaseException:
-        """Wait after an error in a collective; if a process was lost, the watchdog then reports it and ends this one.
-
-        Returns:
-          The error, if no process was lost.
-        """
+        """Give the watchdog time to end this process if an error in a collective means a lost one; return the error."""
         if self._watchdog:
             time.sleep(self._heartbeat + 3)
         return error
@@ -211,12 +200,8 @@ def join(
 ) -> Hosts:
     """Join the other processes, if there are any. Call this before JAX's backend is initialized.
 
-    Args:
-      coordinator: host:port of process 0, or "" to detect the cluster.
-      process_id: this process's number, from 0; -1 if not set.
-      num_processes: number of processes; 0 if not set.
-      heartbeat: seconds without a message after which a process counts as lost.
-      seconds: timeout for all processes to join.
+    The first three arguments are as in `cluster.from_flags`; if they are not set, the cluster is detected. A process
+    counts as lost after `heartbeat` seconds without a message.
 
     Raises:
       UserError: If flags are incomplete, invalid or differ between processes, the port is in use, or the coordinator is

@@ -33,11 +33,7 @@ KNOWN, KNOWN_NEAR, PREDICTED, PREDICTED_NEAR = range(4)
 
 
 def class_words(ids: jax.Array, num_classes: int) -> jax.Array:
-    """Encode class ids as one-hot bits; VOID and other ids from C on set no bit.
-
-    Args:
-      ids: uint8 [...].
-      num_classes: C.
+    """Encode class ids, uint8 [...], as one-hot bits; VOID and other ids from `num_classes` on set no bit.
 
     Returns:
       uint16 [1,...] for up to 16 classes, which is faster; else uint32 [K,...], 32 classes per word.
@@ -134,12 +130,7 @@ class BoundaryF1:
 
 
 def boundary_f1(counts: np.ndarray, pairs: np.ndarray) -> BoundaryF1:
-    """Compute boundary F1 from the counts of each image.
-
-    Args:
-      counts: integers [N,C,4], from `boundary_counts`.
-      pairs: integers [N,C], from `matching.count_pairs`.
-    """
+    """Compute boundary F1 from each image's `boundary_counts` [N,C,4] and `matching.count_pairs` [N,C]."""
     counts = np.asarray(counts, np.int64)
     known, predicted = counts[..., KNOWN], counts[..., PREDICTED]
     near = _f1(_ratio(counts[..., PREDICTED_NEAR], predicted), _ratio(counts[..., KNOWN_NEAR], known))

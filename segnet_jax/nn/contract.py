@@ -177,13 +177,7 @@ def tap(module: nn.Module, stage: int, features: jax.Array, code: jax.Array | No
 def collect_taps(
     model: NetworkContract, variables: Mapping[str, Any], image: jax.Array, kinds: tuple[Kind, ...] = ()
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Apply a network for inference and also return intermediate results; a pure function that can be jitted.
-
-    Args:
-      model: the network.
-      variables: variables of the network.
-      image: [B,H,W,channels], preprocessed.
-      kinds: also return the outputs of all layers of these kinds.
+    """Apply a network to preprocessed images for inference, and also return intermediate results; can be jitted.
 
     Returns:
       The logits, and a dict with "features1", "code1" and so on, and the outputs of the layers of `kinds` by name.

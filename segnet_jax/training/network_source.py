@@ -75,11 +75,7 @@ def read_network_config(folder: str | pathlib.Path, own_network: str = "", other
 
 
 def config_from(description: Description, source: str) -> Config:
-    """Return the config that an exported network describes.
-
-    Args:
-      description: description of the network, from an untrusted file.
-      source: name of the file in messages.
+    """Return the config that an exported network describes; the description is not trusted.
 
     Raises:
       UserError: If a setting is unknown, must not be set by a file, or has an invalid value.

@@ -35,10 +35,6 @@ class OwnAugmentation:
     def named(cls, name: str, args: Sequence[str]) -> "OwnAugmentation | None":
         """Import the augmentation that a config names; return None if the command line does not also set it.
 
-        Args:
-          name: value of the config's `augment`, which may come from a stored file.
-          args: arguments of this command.
-
         Raises:
           UserError: If the function cannot be imported.
         """

@@ -35,10 +35,8 @@ def is_repository(source: str) -> bool:
 def fetch_repository(source: str) -> Path:
     """Download a network and its card, unless cached, and return a plain folder that contains them.
 
-    $HF_ENDPOINT selects another Hub. Without a connection, the files of the last download are used.
-
-    Args:
-      source: hf://OWNER/NAME, or hf://OWNER/NAME@REVISION for a branch, tag or commit.
+    $HF_ENDPOINT selects another Hub. Without a connection, the files of the last download are used. REVISION is a
+    branch, tag or commit.
 
     Raises:
       UserError: If the name is invalid, `huggingface_hub` is not installed, or the repository or its network does not

@@ -28,10 +28,7 @@ _MAX_MESSAGE = 2000  # characters; messages may quote names from the file
 def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -> VGG:
     """Read a trained VGG and check it completely, without running any code in it.
 
-    Args:
-      path: the file.
-      encoder: "vgg16" or "vgg19"; the file must contain this one.
-      preprocessing: preprocessing used in training, unless it is the format's default; some ONNX files require it.
+    `preprocessing` is the one used in training, unless it is the format's default; some ONNX files require it.
 
     Raises:
       UserError: If the file does not exist, has an unknown format, is damaged, or does not contain this encoder.
@@ -44,9 +41,6 @@ def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = Non
 
 def read_caffe_segnet(path: Path) -> CaffeSegNet:
     """Read a SegNet trained with Caffe and check it completely, without running any code in it.
-
-    Args:
-      path: a `.caffemodel`.
 
     Raises:
       UserError: If the file does not exist, is not a `.caffemodel`, is damaged, or contains anything but a SegNet.
@@ -115,10 +109,6 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _format(path: Path, preprocessing: Preprocessing | None = None) -> Callable[[Path, str], VGG]:
     """Return the reader for a file.
-
-    Args:
-      path: the file.
-      preprocessing: as in `read_vgg`.
 
     Raises:
       ValueError: If the format is unknown.

@@ -76,11 +76,7 @@ PUBLISHED_SEGNETS = {
 
 
 def obtain(init: str, folder: Path | None = None) -> Path:
-    """Return the weight file that `--init` names: an existing file, or a published one, downloaded unless cached.
-
-    Args:
-      init: a key of `PUBLISHED`, or a path.
-      folder: download folder, `cache_folder()` if None.
+    """Return the weight file that `--init` names: an existing file, or a key of `PUBLISHED`, downloaded unless cached.
 
     Raises:
       UserError: If the file does not exist or cannot be downloaded.
@@ -99,11 +95,7 @@ def is_cached(name: str) -> bool:
 
 
 def obtain_segnet(name: str, folder: Path | None = None) -> Path:
-    """Return the file of a SegNet trained with Caffe: an existing file, or a published one, downloaded unless cached.
-
-    Args:
-      name: a key of `PUBLISHED_SEGNETS`, or a path.
-      folder: download folder, `cache_folder()` if None.
+    """Return a SegNet file: an existing file, or a key of `PUBLISHED_SEGNETS`, downloaded unless cached.
 
     Raises:
       UserError: If the file does not exist or cannot be downloaded.

@@ -43,7 +43,6 @@ def read_arrays(file: BinaryIO) -> dict[str, StoredTensor]:
 
 
 def _layout(file: BinaryIO) -> list[tuple[str, list[int], str, int | None]]:
-    """Return the rows of `hdf5_layout` for a file."""
     file.seek(0)
     # getvalue, not getbuffer: a view left behind in a traceback makes Python 3.13 complain when the file is freed
     source = {"input": file.getvalue()} if hasattr(file, "getvalue") else {"stdin": file}

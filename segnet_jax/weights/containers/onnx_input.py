@@ -37,11 +37,7 @@ class InputScaling:
         return -1 if self.channels_last else -3
 
     def apply(self, node: Node, operands: list[StoredTensor | None]) -> None:
-        """Include the effect of a node.
-
-        Args:
-          node: an operation on the images and constants.
-          operands: the node's operands: constants, and None for the images.
+        """Include the effect of a node whose operands are constants and, given as None, the images.
 
         Raises:
           ValueError: If the operation does anything but scale, shift or reverse the channels.
@@ -103,12 +99,7 @@ class InputScaling:
 
 
 def per_channel(tensor: StoredTensor, axis: int, num_channels: int) -> np.ndarray:
-    """Expand a constant, which is one number or one per channel, to one number per channel.
-
-    Args:
-      tensor: constant that broadcasts against the images.
-      axis: the channel axis, counted from the end.
-      num_channels: number of channels.
+    """Expand a constant of one number, or one per channel along `axis` (from the end), to one number per channel.
 
     Raises:
       ValueError: If the constant has any other shape.
@@ -123,7 +114,6 @@ def per_channel(tensor: StoredTensor, axis: int, num_channels: int) -> np.ndarra
 
 
 def _at(axis: int, channels: int) -> bool:
-    """Return whether an axis of a 4-D tensor is the channel axis."""
     return axis in (channels, channels + 4)
 
 

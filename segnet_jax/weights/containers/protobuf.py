@@ -85,17 +85,7 @@ def floats(values: Iterable[float], shape: tuple[int, ...], dtype: np.typing.DTy
 
 
 def _count_fields(data: mmap.mmap, start: int, stop: int, message: Descriptor, left: int) -> int:
-    """Walk over the fields of a message and its declared submessages.
-
-    Args:
-      data: the file.
-      start: first byte of the message.
-      stop: byte after the message.
-      message: declaration of the message.
-      left: number of fields still allowed.
-
-    Returns:
-      `left` minus the fields of this message.
+    """Walk over the fields of a message and its declared submessages; return `left` minus their number.
 
     Raises:
       ValueError: If there are more fields, or a field extends beyond its message or has an unknown type.

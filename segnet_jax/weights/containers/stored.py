@@ -19,15 +19,12 @@ class StoredTensor:
 def misfits(
     tensors: Mapping[str, StoredTensor], needed: Mapping[str, tuple[int, ...]], unused: Collection[str] = ()
 ) -> str:
-    """Compare a file with a table of names and shapes, in both directions.
+    """Count and name the missing, unknown and misshapen tensors of a file in a text; empty if there are none.
 
     Args:
       tensors: all tensors in the file.
       needed: names that the file must contain, and their shapes.
       unused: names of other tensors that the file may contain.
-
-    Returns:
-      Text that counts and names missing, unknown and misshapen tensors; empty if the file fits.
     """
     missing = [name for name in needed if name not in tensors]
     unknown = sorted(tensors.keys() - set(unused) - needed.keys())

@@ -44,9 +44,7 @@ def table(encoder: str, spelling: tuple[str, str]) -> Table:
 def table3(encoder: str, model: str) -> Table:
     """Map the paths in a Keras 3 file to parts of the network; convolutions are numbered conv2d, conv2d_1, ...
 
-    Args:
-      encoder: "vgg16" or "vgg19".
-      model: path of the group with the layers, such as "layers/functional/layers/".
+    `model` is the path of the group with the layers, such as "layers/functional/layers/".
     """
     entries: Table = {}
     for index, conv in enumerate(conv_channels(encoder)):

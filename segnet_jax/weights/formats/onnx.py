@@ -62,11 +62,8 @@ class _Chain:
 def read(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -> VGG:
     """Read a VGG from an ONNX file.
 
-    Args:
-      path: the file.
-      encoder: "vgg16" or "vgg19".
-      preprocessing: preprocessing of the training images; CAFFE means BGR. If None, it is inferred from the graph
-        unless the weights are the published ones.
+    `preprocessing` is the one used in training; CAFFE means BGR. If it is None, it is inferred from the graph, unless
+    the weights are the published ones.
 
     Raises:
       ValueError: If the file is damaged, does not begin with this encoder, or its preprocessing is unknown.
@@ -132,7 +129,6 @@ def _begins_channels_last(graph: Graph, name: str) -> bool:
 
 
 def _before(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
-    """Add a node before the first convolution to the chain."""
     if node.op == "Transpose":
         _transpose(chain, node)
     elif node.op not in _NEUTRAL:
@@ -141,7 +137,6 @@ def _before(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
 
 
 def _after(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
-    """Add a convolution or a node after one to the chain."""
     if chain.scaling.channels_last and node.op in ("Conv", "MaxPool", "BatchNormalization"):
         raise _End(f"{node} of maps that were transposed to channels last")
     if node.op == "Conv":
