@@ -143,7 +143,7 @@ class Hosts:
             self._watchdog.last_words = last_words
 
     def wait_for_watchdog(self, error: BaseException) -> BaseException:
-        """Give the watchdog time to end this process if an error in a collective means a lost one; return the error."""
+        """Wait after an error in a collective, so that the watchdog can report a lost process; return the error."""
         if self._watchdog:
             time.sleep(self._heartbeat + 3)
         return error

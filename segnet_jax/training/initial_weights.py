@@ -64,7 +64,7 @@ class TrainedSegNet:
 def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Collection[str]) -> None:
     """Check that a trained network matches the network to be trained, except for its classes.
 
-    The latter has the given config, variables of the given shapes, and the classes as last axis of the layers `head`.
+    `config` and `shapes` describe the network to be trained; the last axis of its layers in `head` is the classes.
 
     Raises:
       UserError: If the networks differ; the message names the differences and the flags that resolve them.
@@ -186,9 +186,8 @@ def choose_preprocessing(
 ) -> Preprocessing:
     """Choose the preprocessing of a whole trained network, else of the config, else of the encoder's weights.
 
-    Images other than 8-bit RGB are normalized by their own mean and standard deviation, and scaled so that the
-    encoder's first layer gets values as large as from ImageNet's images; `statistics` returns both for the training
-    images.
+    Images other than 8-bit RGB are normalized by their own mean and standard deviation (from `statistics`), and scaled
+    so that the encoder's first layer gets values as large as from ImageNet's images.
 
     Raises:
       UserError: If the config contradicts a whole trained network.

@@ -68,7 +68,7 @@ def finalize(
 
 
 def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[str, dict[str, Any]]:
-    """Hard-link the files of `source`'s subfolder `part` into `partial`, or copy them if the disk has no links.
+    """Hard-link the files of `source`'s subfolder `part` into `partial`, or copy them if links are not supported.
 
     Returns:
       The source's manifest entries of the linked files.

@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "hf://"
 NETWORK_FILE = "network.safetensors"
-"""File that every folder or repository with a network contains; written by `export --format safetensors`."""
+"""The file of an exported network in a folder or repository, written by `export --format safetensors`."""
 
 _MAX_BYTES = {NETWORK_FILE: 2_000_000_000, "README.md": 1_000_000}
 _NAME = re.compile(

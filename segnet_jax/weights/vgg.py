@@ -68,7 +68,7 @@ def conv_channels(encoder: str) -> dict[str, tuple[int, int]]:
 
 
 def check_stages(init: str, encoder: str, stages: Sequence[tuple[int, int]], kernel_size: int) -> None:
-    """Check that a network's stages, (channels, convolutions) at width 1, are a VGG's, before its weights are read.
+    """Check that a network has the stages, (channels, convolutions) at width 1, and the kernel size of a VGG.
 
     Raises:
       UserError: If the stages or the kernel size differ from the VGG's.

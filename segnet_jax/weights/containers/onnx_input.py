@@ -37,7 +37,7 @@ class InputScaling:
         return -1 if self.channels_last else -3
 
     def apply(self, node: Node, operands: list[StoredTensor | None]) -> None:
-        """Include the effect of a node whose operands are constants and, given as None, the images.
+        """Include the effect of a node; its operands are constants, and None for the images.
 
         Raises:
           ValueError: If the operation does anything but scale, shift or reverse the channels.

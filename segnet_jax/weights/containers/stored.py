@@ -19,7 +19,7 @@ class StoredTensor:
 def misfits(
     tensors: Mapping[str, StoredTensor], needed: Mapping[str, tuple[int, ...]], unused: Collection[str] = ()
 ) -> str:
-    """Count and name the missing, unknown and misshapen tensors of a file in a text; empty if there are none.
+    """Return a text that counts and names a file's missing, unknown and misshapen tensors, or "" if there are none.
 
     Args:
       tensors: all tensors in the file.
