@@ -48,7 +48,7 @@ def from_flags(coordinator: str, process_id: int, num_processes: int) -> Cluster
         return None
     if missing := flags.keys() - given.keys():
         options = " ".join(f"{flag} {value}" for flag, value in given.items())
-        raise UserError(f"{options} also needs {' and '.join(sorted(missing))}: set all three flags")
+        raise UserError(f"{' and '.join(sorted(missing))} must be set together with {options}")
     process = ClusterProcess(coordinator, process_id, num_processes)
     if process.address == ("", 0):
         raise UserError(f"--coordinator must be host:port of process 0, such as node1:4321, got {coordinator!r}")

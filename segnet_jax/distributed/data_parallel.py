@@ -74,7 +74,7 @@ class Devices:
 
 
 def choose_devices(devices: str, deterministic: bool = False, mapping: Mapping = "pmap") -> Devices:
-    """Return the first `devices` devices, a number or "all".
+    """Return the first `devices` devices, or all of them if it is "all".
 
     Raises:
       UserError: If JAX finds fewer devices or none, or several processes would leave devices unused.

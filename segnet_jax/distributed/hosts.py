@@ -118,7 +118,7 @@ class Hosts:
         self.all_gather(name, "", seconds)
 
     def ask_to_stop(self, call: int, exit_code: int) -> None:
-        """Request that all processes stop before the next step call, this process's call number `call`.
+        """Request that all processes stop before the next step call; `call` is the number of this process's next call.
 
         The first request sets the exit code of all processes.
         """

@@ -5,7 +5,7 @@ def gpu_options(are_several: bool, deterministic: bool) -> dict[str, bool]:
     """Return the XLA options for programs on GPUs.
 
     Args:
-      are_several: whether there are several GPUs; overlaps the all-reduce of gradients with the backward pass of
+      are_several: whether there are several GPUs; if so, the all-reduce of gradients overlaps with the backward pass of
         earlier layers.
       deterministic: whether to use only operations with a fixed order of summation, and the first algorithm of each
         instead of the autotuned one, which may differ from run to run.

@@ -6,7 +6,8 @@ border the block repeats its pixels, so the border is not a boundary. VOID belon
 the script: a class that borders on VOID has a boundary there.
 
 A boundary pixel is correct if the other boundary of its class has a pixel within 0.75 % of the image's diagonal (4.5
-pixels at 360x480). Precision is the correct fraction of the prediction's boundary, recall of the label's boundary.
+pixels at 360x480). Precision is the correct fraction of the prediction's boundary, and recall is the correct fraction
+of the label's.
 
 | | `paper` | `script` |
 |---|---|---|

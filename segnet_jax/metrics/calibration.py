@@ -1,6 +1,6 @@
 """Calibration error, and accuracy over coverage (selective prediction).
 
-Both are computed on the host from int64 histograms, summed over a whole split and divided only at the end.
+Both are computed on the host from int64 histograms summed over a whole split, with a single division at the end.
 """
 
 from dataclasses import dataclass

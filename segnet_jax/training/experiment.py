@@ -21,7 +21,8 @@ def check_experiment(folder: pathlib.Path, meta: dict[str, Any], config: Config,
     """Compare the settings stored in a checkpoint with the run's config, field by field.
 
     Fields overridden after the checkpoint was saved (`overrides.json`) do not count as different. On resume, `config`
-    is the new one. `override` is whether changed settings are allowed; None, if nothing is trained, only logs them.
+    is the new one. `override` sets whether changed settings are allowed; None, for commands that do not train, only
+    logs them.
 
     Raises:
       UserError: If the settings differ; the message shows old -> new for each field.

@@ -55,7 +55,9 @@ class OwnAugmentation:
         Raises:
           UserError: If the function raises an exception or returns other shapes or dtypes.
         """
-        image, label = lax.optimization_barrier((jnp.asarray(image), jnp.asarray(label)))  # same for host and device
+        image, label = lax.optimization_barrier(
+            (jnp.asarray(image), jnp.asarray(label))
+        )  # same program for both inputs
         batch = tuple(each.reshape(-1, *each.shape[label.ndim - 2 :]) for each in (image, label))
         bits = lax.bitcast_convert_type(jnp.asarray(key).reshape(-1, 2), jnp.uint32)
         expected = _shapes(batch)
