@@ -1,4 +1,4 @@
-"""Test the user's own augmentation: named by the command only, checked before compilation, the same on both paths."""
+"""Test the custom augmentation: named by the command only, checked before compilation, the same on both paths."""
 
 import re
 

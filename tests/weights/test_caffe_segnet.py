@@ -233,7 +233,7 @@ def test_a_file_that_is_not_just_such_a_network_is_refused_with_the_names(small,
     message = refused(
         tmp_path, small | {"conv1_1_D": [np.zeros((300, 3, 3, 3), np.float32), np.zeros(300, np.float32)]}
     )
-    assert "has 300 classes; supported are 1 to 255" in message
+    assert "has 300 classes, but 1 to 255 are supported" in message
 
 
 @pytest.mark.parametrize(
@@ -344,5 +344,5 @@ def test_every_published_segnet_has_the_address_that_its_authors_print(name):
 
 
 def test_a_name_that_is_not_a_file_is_reported_with_the_published_ones():
-    with pytest.raises(UserError, match="no weight file segnet_camvid; give a .caffemodel, or one of segnet_basic_cam"):
+    with pytest.raises(UserError, match="no weight file segnet_camvid; pass a .caffemodel, or one of segnet_basic_cam"):
         published.obtain_segnet("segnet_camvid")
