@@ -52,7 +52,7 @@ def values_of_table(evidence: LabelEvidence, by_color: Sequence[Kind], faults: l
     if VOID not in dict(read_options.map) and sorted(held) == [0, VOID]:
         faults.extend(_two_values(evidence))
         return
-    if fault := mixed_masks(evidence, label_mapping):
+    if fault := (mixed_masks(evidence, label_mapping) or _rival_files(evidence)):
         faults.append(fault)
         return
     outside = {value: pixels for value, pixels in held.items() if rule.table[value] == OUTSIDE}
@@ -60,6 +60,17 @@ def values_of_table(evidence: LabelEvidence, by_color: Sequence[Kind], faults: l
         faults.extend(_outside(evidence, held, outside, is_plain))
     elif is_plain and not label_mapping.is_explicit and (fault := _two_readings(evidence, held)):
         faults.append(fault)
+
+
+def _rival_files(evidence: LabelEvidence) -> Fault | None:
+    """Return a fault if two class files give the same names different values."""
+    label_mapping, rival = evidence.label_mapping, evidence.label_mapping.rival
+    if rival is None:
+        return None
+    both = [f"{each.source}: {outcome(evidence, each, evidence.read_options)}" for each in (label_mapping, rival)]
+    message = f"{label_mapping.source} and {rival.source} list the same classes in different orders; {'; '.join(both)}"
+    fix = "delete the wrong one, or state the ids in classes.toml"
+    return Fault("ambiguous-labels", evidence.scans[0].name, message, fix)
 
 
 def _two_values(evidence: LabelEvidence) -> list[Fault]:
