@@ -9,6 +9,8 @@ from segnet_jax.data.label_files.class_table_files import find_class_table, fold
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
 from segnet_jax.data.layouts.names.match_names import (
     WITHOUT_LABEL,
+    is_litter,
+    label_choices,
     match,
     match_named,
     pictures_below,
@@ -19,7 +21,8 @@ from segnet_jax.data.layouts.names.match_names import (
 from segnet_jax.data.layouts.names.name_lists import names_in, read_name_list
 from segnet_jax.data.layouts.names.name_pairs import nfc
 from segnet_jax.data.layouts.names.split_lists import Entry
-from segnet_jax.data.layouts.names.tree import SPLIT_WORDS, Place, folders_with_pictures, is_label_name, place_of, words
+from segnet_jax.data.layouts.names.split_tables import split_table
+from segnet_jax.data.layouts.names.tree import SPLIT_WORDS, Place, folders_with_pictures, images_among, place_of, words
 from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 from segnet_jax.system.files import relative_path
@@ -28,6 +31,7 @@ IMAGES = "images"
 LABELS = ("labels", "masks", "annotations")
 SPLITS = ("train", "val", "test")
 LIST_FOLDERS = ("", "splits", "lists", "list", "ImageSets", "ImageSets/Segmentation", "annotations")
+_LIST_WORDS = ("list", "set", "images", "image", "files", "names", "ids", "id", "split")
 LIST_ENDINGS = (".txt", ".lst", ".csv")
 
 
@@ -103,12 +107,13 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
         if split not in found:
             continue
         of_split = found[split]
-        if split == "test" and of_split.images and not of_split.labels:
+        if split in ("val", "test") and of_split.images and not of_split.labels:
             notes.append(f"note: {listed(of_split.folders[0])} has no labels and is not used")
             continue
         named = unique_names(of_split.images, folder, faults)
         root = folder / of_split.folders[1][0] if len(of_split.folders[1]) == 1 else None
         pairs, unmatched = match_named(named, of_split.labels, folder, faults, read_options.label_suffix, root)
+        faults += _other_labels(pairs, unmatched if report_unmatched else [], folder)
         notes += unmatched_labels_note(unmatched if report_unmatched else [], folder)
         entries[split or "train"] = pairs
     lists = lists_in(folder, folder, faults)
@@ -118,11 +123,28 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
         if tested and "test" not in entries:
             entries["test"] = tested
         is_split = "train" in lists or "val" in lists
+    elif not is_split:
+        table, note = split_table(folder, [entry for of_split in entries.values() for entry in of_split])
+        entries, is_split = table or entries, "train" in table or "val" in table
+        notes += [note] if table else []
     elif lists:
         entries = _listed_of_splits(entries, lists, folder, faults)
     return LayoutFiles(
         "own-folder", entries, label_mapping, tuple(faults), tuple(notes), is_split, has_table and label_mapping is None
     )
+
+
+def _other_labels(pairs: Sequence[Entry], unmatched: Sequence[Path], folder: Path) -> list[Fault]:
+    """Return a fault if another folder has about as many labels as are used, but under names that match no image."""
+    used = {entry.label.parent for entry in pairs}
+    other = [path for path in unmatched if path.parent not in used]
+    if len(pairs) < 3 or len(other) < 0.8 * len(pairs) or len({path.parent for path in other}) != 1:
+        return []
+    mine = [pairs[0].label, other[0]]
+    names = [relative_path(path, folder) for path in mine]
+    choices = label_choices(mine, [*(entry.label for entry in pairs), *other], folder)
+    message = f"labels may be those like {names[0]}, which match the images' names, or those like {names[1]}"
+    return [Fault("two-labels", names[1], message, "choose with --label-files, or remove one folder", choices)]
 
 
 def _listed_of_splits(
@@ -162,12 +184,12 @@ def survey(folder: Path, read_options: ReadOptions, faults: list[Fault]) -> dict
         role = place.role
         if role == "other" or role == "" and named_images and place.split == "":
             continue
-        mine = paths if named_labels else _images_among(paths)
+        mine = paths if named_labels else images_among(paths)
         mine = [] if role in ("labels", "colored labels") else mine
         images.setdefault(place.split, []).extend((place, path) for path in mine)
         rest = [path for path in paths if path not in set(mine)]
         if read_options.label_files:
-            rest = [path for path in rest if Path(relative_path(path, folder)).match(read_options.label_files)]
+            rest = [path for path in rest if _matches(relative_path(path, folder), read_options.label_files)]
         kind = "colored labels" if role == "colored labels" else "labels"
         labels.setdefault(place.split, {}).setdefault(kind, []).extend((place, path) for path in rest)
     return {
@@ -177,16 +199,8 @@ def survey(folder: Path, read_options: ReadOptions, faults: list[Fault]) -> dict
     }
 
 
-def _images_among(paths: Sequence[Path]) -> list[Path]:
-    """Return the images of a folder that also contains their labels: a.jpg and a_mask.png, or a.jpg and a.png."""
-    labels = {path for path in paths if is_label_name(path.stem)}
-    if labels and len(labels) < len(paths):
-        return [path for path in paths if path not in labels]
-    photos = {path.stem for path in paths if path.suffix.lower() in (".jpg", ".jpeg")}
-    pngs = {path.stem for path in paths if path.suffix.lower() == ".png"}
-    if photos and photos == pngs:
-        return [path for path in paths if path.suffix.lower() != ".png"]
-    return list(paths)
+def _matches(file: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(nfc(file), nfc(pattern)) or Path(nfc(file)).match(nfc(pattern))
 
 
 def _pictures(
@@ -253,12 +267,18 @@ def lists_in(place: Path, folder: Path, faults: list[Fault]) -> dict[str, Path]:
       folder: the dataset folder.
       faults: list to extend if a split has several lists and none is named exactly like it.
     """
-    for inner in LIST_FOLDERS if place == folder else ("",):
+    inner_folders = LIST_FOLDERS if place == folder else ("",)
+    if place == folder:
+        others = sorted(path.name for path in folder.glob("*") if path.is_dir() and not is_litter(path.name))
+        inner_folders = dict.fromkeys((*LIST_FOLDERS, *others))
+    for inner in inner_folders:
         there = sorted((place / inner).glob("*"), reverse=True)  # lower case first; includes dead links
         found: dict[str, list[Path]] = {}
         for path in there:
             tokens = words(path.stem)
             splits = [SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS]
+            if inner not in LIST_FOLDERS and not {*tokens} <= {*SPLIT_WORDS, *_LIST_WORDS}:
+                continue
             if path.suffix.lower() in LIST_ENDINGS and splits and not path.is_dir():
                 found.setdefault(splits[-1], []).append(path)
         if found:
