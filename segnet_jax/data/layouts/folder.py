@@ -10,9 +10,9 @@ from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
 from segnet_jax.data.layouts.names.match_names import (
     WITHOUT_LABEL,
     is_litter,
-    label_choices,
     match,
     match_named,
+    other_labels,
     pictures_below,
     unique_images,
     unique_names,
@@ -113,7 +113,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
         named = unique_names(of_split.images, folder, faults)
         root = folder / of_split.folders[1][0] if len(of_split.folders[1]) == 1 else None
         pairs, unmatched = match_named(named, of_split.labels, folder, faults, read_options.label_suffix, root)
-        faults += _other_labels(pairs, unmatched if report_unmatched else [], folder)
+        faults += other_labels(pairs, unmatched if report_unmatched else [], folder)
         notes += unmatched_labels_note(unmatched if report_unmatched else [], folder)
         entries[split or "train"] = pairs
     lists = lists_in(folder, folder, faults)
@@ -132,19 +132,6 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
     return LayoutFiles(
         "own-folder", entries, label_mapping, tuple(faults), tuple(notes), is_split, has_table and label_mapping is None
     )
-
-
-def _other_labels(pairs: Sequence[Entry], unmatched: Sequence[Path], folder: Path) -> list[Fault]:
-    """Return a fault if another folder has about as many labels as are used, but under names that match no image."""
-    used = {entry.label.parent for entry in pairs}
-    other = [path for path in unmatched if path.parent not in used]
-    if len(pairs) < 3 or len(other) < 0.8 * len(pairs) or len({path.parent for path in other}) != 1:
-        return []
-    mine = [pairs[0].label, other[0]]
-    names = [relative_path(path, folder) for path in mine]
-    choices = label_choices(mine, [*(entry.label for entry in pairs), *other], folder)
-    message = f"labels may be those like {names[0]}, which match the images' names, or those like {names[1]}"
-    return [Fault("two-labels", names[1], message, "choose with --label-files, or remove one folder", choices)]
 
 
 def _listed_of_splits(

@@ -207,6 +207,19 @@ def label_choices(mine: Sequence[Path], labels: Sequence[Path], folder: Path) ->
     return tuple(found) if len(found) == len(files) else ()
 
 
+def other_labels(pairs: Sequence[Entry], unmatched: Sequence[Path], folder: Path) -> list[Fault]:
+    """Return a fault if another folder has about as many labels as are used, but under names that match no image."""
+    used = {entry.label.parent for entry in pairs}
+    other = [path for path in unmatched if path.parent not in used]
+    if len(pairs) < 3 or len(other) < 0.8 * len(pairs) or len({path.parent for path in other}) != 1:
+        return []
+    mine = [pairs[0].label, other[0]]
+    names = [relative_path(path, folder) for path in mine]
+    choices = label_choices(mine, [*(entry.label for entry in pairs), *other], folder)
+    message = f"labels may be those like {names[0]}, which match the images' names, or those like {names[1]}"
+    return [Fault("two-labels", names[1], message, "choose with --label-files, or remove one folder", choices)]
+
+
 def _without_label(image, file, labels, suffix: str, folder: Path, root: Path | None) -> Fault:
     endings = (suffix,) if suffix else LABEL_ENDINGS
     tried = ", ".join(f"{image.stem}{ending}{'' if '.' in ending else '.png'}" for ending in endings)

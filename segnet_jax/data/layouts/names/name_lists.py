@@ -99,7 +99,7 @@ def image_columns(lines: Sequence[tuple[int, str]], known: dict[str, Entry]) -> 
     files = [place for place in range(width) if all(_PICTURE.search(row[place]) for row in rows[1:])]
     if not images and not files:
         return []
-    image = (images or files)[0]
+    image = next((place for place in images if place in files), (images or files)[0])
     label = next((place for place in files if place not in images and place != image), None)
     has_header = not listed_entry(rows[0][image], known) and not _PICTURE.search(rows[0][image])
     if not has_header and width == 1 + (label is not None):

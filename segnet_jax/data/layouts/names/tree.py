@@ -14,8 +14,8 @@ IMAGE_WORDS = frozenset(
 )
 LABEL_WORDS = frozenset(
     "label labels labelled labeled mask masks annotation annotations annot annots anno annos ann gt gts groundtruth "
-    "truth seg manual segs segm segmentation segmentations segmentationclass semantic trimap trimaps target targets lbl "
-    "lbls matte mattes segmap segmaps pixelmaps stuffthingmaps gtfine labelids labeltrainids maskes segmasks".split()
+    "truth seg manual segs segm segmentation segmentations segmentationclass semantic trimap trimaps target targets "
+    "lbl lbls matte mattes segmap segmaps pixelmaps stuffthingmaps gtfine labelids labeltrainids maskes segmasks".split()
 )
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trainval", "trainset", "trn"), "train"),
