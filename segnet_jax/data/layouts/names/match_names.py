@@ -195,7 +195,8 @@ def label_choices(mine: Sequence[Path], labels: Sequence[Path], folder: Path) ->
     for file in files:
         others = [other for other in files if other != file]
         patterns = [f"*{part}/*" for part in Path(file).parts[:-1]]
-        patterns += [f"*{file[start:]}" for start in range(len(file) - 1, file.rfind("/"), -1)]
+        ends = [file[start:] for start in range(len(file) - 1, file.rfind("/"), -1)]
+        patterns += [f"*{end}" for end in sorted(ends, key=lambda end: end[0] not in "_-.")]
         for pattern in patterns:
             few = sum(fnmatch.fnmatchcase(each, pattern) for each in everything) < max(
                 2, len(everything) // (2 * len(files))

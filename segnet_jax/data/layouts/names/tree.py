@@ -13,9 +13,10 @@ IMAGE_WORDS = frozenset(
     "originals photographs".split()
 )
 LABEL_WORDS = frozenset(
-    "label labels labelled labeled mask masks annotation annotations annot annots anno annos ann gt gts groundtruth "
-    "truth seg manual segs segm segmentation segmentations segmentationclass semantic trimap trimaps target targets "
-    "lbl lbls matte mattes segmap segmaps pixelmaps stuffthingmaps gtfine labelids labeltrainids maskes segmasks".split()
+    "label labels labelled labeled lbl mask masks annotation annotations annot annots anno annos ann gt gts "
+    "groundtruth truth seg manual segs segm segmentation segmentations segmentationclass semantic trimap trimaps "
+    "target targets lbls matte mattes segmap segmaps pixelmaps stuffthingmaps gtfine labelids labeltrainids maskes "
+    "segmasks".split()
 )
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trainval", "trainset", "trn"), "train"),
