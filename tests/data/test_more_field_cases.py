@@ -167,7 +167,7 @@ def test_lists_of_pascal_voc_may_be_in_imagesets(tmp_path):
 PLACES = {
     "IDD": ("leftImg8bit/train/0/{i}_leftImg8bit.png", "gtFine/train/0/{i}_gtFine_labellevel3Ids.png"),
     "beside, _m": ("output/{i}.jpg", "output/{i}_m.png"),
-    "semantic in the folder's name": ("d/semantic_set/original_images/{i}.jpg", "d/semantic_set/label_images/{i}.png"),
+    "semantic in the folder's name": ("semantic_set/original_images/{i}.jpg", "semantic_set/label_images/{i}.png"),
     "labelme, older": ("JPEGImages/{i}.jpg", "SegmentationClassPNG/{i}.png"),
 }
 
