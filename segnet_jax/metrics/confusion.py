@@ -17,7 +17,7 @@ from segnet_jax.constants import VOID
 from segnet_jax.metrics.table import CLASS_METRICS, METRICS
 
 _BLOCK_NUMBERS = 2**23
-"""Elements of a block's one-hot matrix (32 MB), which bounds the memory for any number of images."""
+"""Number of elements in a block's one-hot matrix (32 MB); it bounds the memory use for any number of images."""
 
 
 def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
@@ -75,14 +75,14 @@ def count_by_products(label: jax.Array, prediction: jax.Array, num_classes: int)
     return total
 
 
-_PART = 2**20  # pixels
+_PART = 2**20  # pixels per chunk
 
 
 def count_confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
     """Compute `confusion_matrix` on the host, as int64 [C,C]."""
     counts = np.zeros(num_classes * num_classes, np.int64)
     labels, predictions = label.reshape(-1), prediction.reshape(-1)
-    for start in range(0, labels.size, _PART):  # eight bytes per pixel, of up to fifty million
+    for start in range(0, labels.size, _PART):  # int64 cells of a whole 50-megapixel image would take 400 MB
         part = slice(start, start + _PART)
         known = labels[part] != VOID
         cell = labels[part][known].astype(np.int64) * num_classes + predictions[part][known]
@@ -121,7 +121,7 @@ class Scores:
 
     @property
     def absent(self) -> tuple[int, ...]:
-        """Return the ids of classes without ground truth, which the means leave out."""
+        """Ids of the classes without ground truth, which the means leave out."""
         return tuple(int(class_id) for class_id in np.flatnonzero(self.pixels == 0))
 
 

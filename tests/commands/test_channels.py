@@ -189,10 +189,10 @@ def test_the_doctor_reads_and_draws_them(tmp_path, capsys):
     "flags, message",
     [
         (("--channels", 4), r"images/0.png has pixels of 1 channel of 8 bits, instead of 4 channels of 8 bits"),
-        (("--channels", 1, "--color", 0.5), r"--color is for RGB images of 8 bits, got --channels 1"),
-        (("--channels", 1, "--preprocessing", "torch"), r"--preprocessing torch is for RGB images of 8 bits"),
-        (("--channels", 1, "--network", "segnet-basic"), r"--network segnet-basic is for RGB images of 8 bits"),
-        (("--image-bits", 16, "--image-range", 0, 4095), r"--image-range reads 16-bit images as 8 bits and RGB"),
+        (("--channels", 1, "--color", 0.5), r"--color is for 8-bit RGB images, got --channels 1"),
+        (("--channels", 1, "--preprocessing", "torch"), r"--preprocessing torch is for 8-bit RGB images"),
+        (("--channels", 1, "--network", "segnet-basic"), r"--network segnet-basic is for 8-bit RGB images"),
+        (("--image-bits", 16, "--image-range", 0, 4095), r"--image-range converts 16-bit images to 8-bit RGB"),
         (("--channels", 0), r"--channels must be between 1 and 64, got 0"),
         (
             ("--channels", 1, "--data", "synthetic"),

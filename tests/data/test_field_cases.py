@@ -259,7 +259,7 @@ def test_a_flag_that_empties_a_class_is_a_fault(tmp_path):
     fill(tmp_path)
     codes(tmp_path, "background", "disc", "box")
     (doubt,) = opened(tmp_path, "--map 2=1").doubts
-    assert doubt.kind == "emptied-class" and "box has pixels without --map, and none with it" in doubt.what
+    assert doubt.kind == "emptied-class" and "box has pixels without --map, but none with it" in doubt.what
 
 
 @pytest.mark.slow

@@ -144,7 +144,7 @@ def test_test_images_are_not_split_where_a_list_names_them_alone(samples, tmp_pa
         found = names_of(dataset)
         assert found["test"] == names[2:4] and found["train"] and found["val"]
         assert sorted(found["train"] + found["val"]) == names[:2] + names[4:]
-        note = "note: lists in ImageSets/Segmentation not used: default.txt; used: test.txt"
+        note = "note: lists in ImageSets/Segmentation that are not used: default.txt; used: test.txt"
         assert note in dataset.notes
 
 
@@ -208,13 +208,13 @@ def test_a_class_file_for_prepared_camvid_is_refused(tmp_path):
 
 def test_a_part_of_the_dataset_suggests_the_whole_and_dots_are_spelled_out(samples, tmp_path, monkeypatch):
     own_folders.pascal_voc(tmp_path / "VOC2012", samples)
-    with pytest.raises(UserError, match=r"is a part of a dataset. Did you mean the whole of it, .*/VOC2012\?"):
+    with pytest.raises(UserError, match=r"is part of a dataset. Did you mean the whole dataset, .*/VOC2012\?"):
         open_folder(tmp_path / "VOC2012/JPEGImages")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"of it, VOC2012\?"):
+    with pytest.raises(UserError, match=r"the whole dataset, VOC2012\?"):
         open_folder("VOC2012/JPEGImages")
     monkeypatch.chdir(tmp_path / "VOC2012/JPEGImages")
-    with pytest.raises(UserError, match=r"^\. \(/.*/JPEGImages\) is a part of a dataset. .* of it, \.\.\?"):
+    with pytest.raises(UserError, match=r"^\. \(/.*/JPEGImages\) is part of a dataset. .* dataset, \.\.\?"):
         open_folder(".")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")

@@ -330,7 +330,7 @@ def test_a_line_of_another_color_is_a_class_or_an_edge(tmp_path):
     fill(tmp_path, lambda ids, i: colors[edges(ids, 3)])
     table(tmp_path)
     fault = refused(tmp_path)["unknown-color"]
-    assert "a class (add `255 255 255 NAME`" in fault.what and fault.choices == ("--unknown-color ignore",)
+    assert "it is a class (add `255 255 255 NAME`" in fault.what and fault.choices == ("--unknown-color ignore",)
     assert read_as(opened(tmp_path, *fault.choices)) == TRUE
 
 

@@ -84,7 +84,7 @@ def test_evaluate_gives_the_scores_of_the_run_and_needs_a_dataset(run, folder, t
         assert scores[0][key] == scores[1][key]
     np.testing.assert_array_equal(scores[0]["confusion"], scores[1]["confusion"])
     assert "differences" in scores[0] and "differences" not in scores[1]  # how it was trained is unknown
-    with pytest.raises(UserError, match="is an exported network, which names no dataset: add --data"):
+    with pytest.raises(UserError, match="is an exported network, which does not name a dataset: add --data"):
         evaluate.evaluate(options_of(evaluate.EvaluateOptions, folder))
     with pytest.raises(UserError, match="recompute is not available for .*: it was exported, without its training"):
         evaluate.evaluate(options_of(evaluate.EvaluateOptions, folder, *flags, "--batch-norm", "recompute"))

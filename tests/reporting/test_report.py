@@ -364,12 +364,12 @@ def test_the_page_begins_with_date_duration_and_recipe_in_words(tmp_path):
         "took": "15 s",
         "data": "street",
         "training images": "40",
-        "recipe": "own settings",
+        "recipe": "custom settings",
         "learning rate": "0.02, poly",
         "images per step": "4",
         "image size": "360x480",
         "length": "3 epochs, 15 steps",
-        "first weights": "old-1",
+        "initial weights": "old-1",
     }
     text = "".join(Reader(report_html(read_run_summary(folder))).text)
     assert all(value in text for value in found.values()) and "/home/me" not in text.split("Settings")[0][:2000]

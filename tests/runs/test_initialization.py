@@ -347,7 +347,7 @@ def test_a_run_that_is_still_training_is_refused(copied, capfd, tmp_path):
     with open(copied / "lock", "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         message = refused(capfd, copied, "--run", tmp_path / "new")
-    assert "is still training, by process 7 on here since noon: wait" in message
+    assert "is still being trained by process 7 on here since noon: wait" in message
     assert files_of(tmp_path) == before
 
 

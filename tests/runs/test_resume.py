@@ -271,7 +271,7 @@ def test_fewer_epochs_than_were_taken_are_refused_and_change_nothing(folder):
     before = (folder / "config.toml").read_text()
     for _ in range(2):
         with pytest.raises(
-            UserError, match="taken 5 steps, but --epochs 1 makes only 3: use at least --epochs 2 with --override, or"
+            UserError, match="taken 5 steps, but --epochs 1 is only 3: use at least --epochs 2 with --override, or"
         ):
             run("--run", folder, "--epochs", 1, "--override")
     assert (folder / "config.toml").read_text() == before and not (folder / "overrides.json").exists()
@@ -280,7 +280,7 @@ def test_fewer_epochs_than_were_taken_are_refused_and_change_nothing(folder):
 def test_a_finished_run_resumed_for_more_epochs_has_no_result_until_it_ends_again(unbroken, tmp_path):
     folder = shutil.copytree(unbroken, tmp_path / "run")
     before = (folder / "result.json").read_bytes()
-    with pytest.raises(UserError, match="has taken 6 steps, but --epochs 1 makes only 3"):
+    with pytest.raises(UserError, match="has taken 6 steps, but --epochs 1 is only 3"):
         run("--run", folder, "--epochs", 1, "--override")
     assert (folder / "result.json").read_bytes() == before
     assert run("--run", folder, "--epochs", 3, "--override", "--max-steps", 7) == 0
@@ -385,9 +385,9 @@ def test_without_its_only_best_a_run_resumes_with_a_warning_and_a_restored_copy_
     flip_a_bit(best / "meta.json")
     assert run("--run", folder, "--max-steps", 5) == 0
     printed = capsys.readouterr().err
-    warning = f"warning: the best checkpoint, of step 3, miou {score:.4f}, is lost: the next one that is evaluated is"
+    warning = f"warning: the best checkpoint (step 3, miou {score:.4f}) is lost: the next evaluated checkpoint replaces"
     assert warning in printed
-    assert "resuming after step 4" in printed and f"copy it back to {best}, and start again" in printed
+    assert "resuming after step 4" in printed and f"copy it back to {best}, and resume" in printed
     lost = shutil.copytree(folder, folder.with_name("lost"))
     shutil.copytree(copy, best)
     assert run("--run", folder) == 0

@@ -304,7 +304,7 @@ def test_if_the_best_checkpoint_is_damaged_during_training_the_result_has_runnin
     summary, whole = result_of(folder), result_of(unbroken)
     assert summary["miou"] == whole["batch_norm"]["running"]["miou"] and summary["step"] == whole["step"]
     assert not {"boundary_f1", "batch_norm"} & summary.keys() and "boundary_f1" in whole
-    assert "is damaged: the result has no boundary F1 and is of the running" in "".join(capsys.readouterr())
+    assert "is damaged: the result has no boundary F1 and uses the running" in "".join(capsys.readouterr())
     assert kept_of(folder, "newest").is_dir()
 
 

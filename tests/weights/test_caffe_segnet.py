@@ -255,7 +255,7 @@ def test_a_file_that_is_not_a_caffemodel_is_reported_with_exit_code_2(content, m
 
 
 def test_nothing_is_overwritten_and_a_converted_run_cannot_be_resumed(small, run, camvid_like):
-    with pytest.raises(UserError, match="is not an empty folder: choose another --run"):
+    with pytest.raises(UserError, match="is not an empty folder, and nothing is overwritten: choose another --run"):
         converted(small, run.parent)
     flags = ["--run", str(run), "--resume", "--data", str(camvid_like), "--devices", "1"]
     flags += ["--batch-size-per-device", "1"]

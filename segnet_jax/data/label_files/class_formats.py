@@ -27,7 +27,7 @@ class Parsed(NamedTuple):
       rows: one per class.
       void_ids: values that mean void.
       void_colors: colors that mean void.
-      is_explicit: whether the file states the values; else rows are counted from 0.
+      is_explicit: whether the file states the values; otherwise, rows are counted from 0.
     """
 
     rows: list[Row]
@@ -65,7 +65,7 @@ def camvid(text: str) -> Parsed:
 
 
 def machine_colors(text: str) -> Parsed:
-    """Parse Supervisely's obj_class_to_machine_color.json: name -> equal channels of its masks; 0 is background."""
+    """Parse Supervisely's obj_class_to_machine_color.json: name -> gray color in its masks; 0 is background."""
     table = _json(text)
     if not isinstance(table, dict) or not table:
         raise BadTable("is not a dictionary of class names")
@@ -145,7 +145,7 @@ def _json(text: str) -> Any:
 
 
 def toml(text: str) -> Parsed:
-    """Parse our own `classes = [{ name, id, color }, ...]`, `void = [...]`, `void_colors = [...]`."""
+    """Parse this project's format: `classes = [{ name, id, color }, ...]`, `void = [...]`, `void_colors = [...]`."""
     try:
         table = bounded_toml.loads(text)
     except ValueError as error:
