@@ -106,6 +106,11 @@ IN_LISTS = {
     ),
     "UTF-16": lambda f, s, n: (f / f"{s}.txt").write_text("".join(f"p{i:02d}.jpg\r\n" for i in n), "utf-16"),
     "capitals": lambda f, s, n: (f / f"{s}.TXT").write_text("".join(f"P{i:02d}.JPG\n" for i in n)),
+    "names of labels": lambda f, s, n: (f / f"{s}.txt").write_text("".join(f"labels/p{i:02d}.png\n" for i in n)),
+    "paths from a subfolder": lambda f, s, n: (
+        (f / "splits").mkdir(exist_ok=True),
+        (f / f"splits/{s}.txt").write_text("".join(f"../images/p{i:02d}.jpg\n" for i in n)),
+    ),
     "another folder": lambda f, s, n: (
         (f / "meta").mkdir(exist_ok=True),
         (f / f"meta/{s}.txt").write_text("".join(f"p{i:02d}\n" for i in n)),
@@ -182,6 +187,16 @@ def test_labels_are_found_by_the_scheme_of_their_names(name, tmp_path):
     if name == "labelme, older":
         (tmp_path / "SegmentationClass").mkdir()
     assert read_as(opened(tmp_path, "--val-fraction 0.2")) == UNNAMED
+
+
+def test_what_labelme_json_to_dataset_writes_is_read(tmp_path):
+    fill(tmp_path, image="p{i}_json/img.png", place="p{i}_json/label.png")
+    fill(tmp_path, lambda ids, i: COLORS[ids], "p{i}_json/img.png", "p{i}_json/label_viz.png")
+    for i in range(10):
+        (tmp_path / f"p{i}_json/label_names.txt").write_text("ground\ndisc\nbox\n")
+    assert read_as(opened(tmp_path)) == TRUE
+    (tmp_path / "p3_json/label_names.txt").write_text("ground\nbox\ndisc\n")
+    assert "p3_json/label_names.txt differs" in refused(tmp_path)["bad-class-table"].what
 
 
 def test_two_labels_of_an_image_show_a_flag_for_each(tmp_path):
@@ -332,6 +347,15 @@ def test_a_line_of_another_color_is_a_class_or_an_edge(tmp_path):
     fault = refused(tmp_path)["unknown-color"]
     assert "it is a class (add `255 255 255 NAME`" in fault.what and fault.choices == ("--unknown-color ignore",)
     assert read_as(opened(tmp_path, *fault.choices)) == TRUE
+
+
+def test_black_that_the_class_file_lacks_is_a_class_or_void(tmp_path):
+    fill(tmp_path, lambda ids, i: COLORS[ids])
+    table(tmp_path, ("disc", "box"), COLORS[1:])
+    fault = refused(tmp_path)["unknown-color"]
+    assert fault.choices == ("--unknown-color ignore",) and "add `0 0 0 NAME`" in fault.fix
+    table(tmp_path, ("NAME", "disc", "box"))
+    assert read_as(opened(tmp_path)) == TRUE | {"ground": "NAME"}
 
 
 def test_colors_changed_by_jpeg_or_in_another_channel_order_are_named(tmp_path):

@@ -170,7 +170,7 @@ def folder_label_mapping(
                     "bad-class-table",
                     relative_path(path, folder),
                     message,
-                    "put a single class file into the dataset folder",
+                    "put a single class file into the dataset folder, if all labels follow it",
                 )
             )
             return None, True

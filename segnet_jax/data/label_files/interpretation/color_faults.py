@@ -242,7 +242,12 @@ def unknown_colors(evidence: LabelEvidence, by_color: Sequence[Kind], faults: li
             fix = f"a class is missing: add {line}"
             if swapped:
                 fix = f"{source} has it as blue, green, red: reorder the channels of its colors"
-            faults.append(Fault("unknown-color", files[0], message, fix))
+            choices: tuple[str, ...] = ()
+            if color == (0, 0, 0):
+                percent = 100 * unknown[color] / whole
+                message += f"; it may be a class, such as the background, or void ({percent:.1f} % of the pixels)"
+                fix, choices = f"choose one: add {line}, or --unknown-color ignore", ("--unknown-color ignore",)
+            faults.append(Fault("unknown-color", files[0], message, fix, choices))
         else:
             percent = 100 * unknown[color] / whole
             message += f"; it is a class (add {line}) or an edge (--unknown-color ignore: {percent:.2f} % void)"

@@ -27,7 +27,9 @@ def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: l
         faults.extend(error.faults)
         return []
     known = index_entries(entries, folder)
-    lines = [(number, nfc(line)) for number, line in lines]
+    # A list in a subfolder may name images from there; they are only compared with those found.
+    up = r"^(\.\./)+" if path.parent != folder else "$^"
+    lines = [(number, re.sub(up, "", nfc(line))) for number, line in lines]
     columns = image_columns(lines, known)
     lines = columns or _first_columns(lines, known)
     several = all(len(line.split()) > 1 for _, line in lines) and not any(
@@ -37,13 +39,16 @@ def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: l
         listing = read_list(path, folder, lines if columns else None)
         faults.extend(listing.faults)
         return listing.entries
+    of_label = {entry.label: entry for entry in entries}
+    labels = index_entries([entry._replace(image=entry.label) for entry in entries], folder)
+    by_label = {key: of_label[entry.label] for key, entry in labels.items()}
     reported = {Path(fault.file).stem for fault in faults if fault.kind in _KNOWN}
     chosen: dict[Path, tuple[int, Entry]] = {}
     for number, line in lines:
         where = f"{path.name} line {number}"
         if (fault := _fault(line, path, where)) is not None:
             faults.append(fault)
-        elif (entry := listed_entry(line, known)) is None:
+        elif (entry := listed_entry(line, known) or listed_entry(line, by_label)) is None:
             if Path(line).stem in reported:
                 continue
             message = f"{where}: the folder has no image {shown(line[:200])} with a label"

@@ -12,7 +12,7 @@ from segnet_jax.data.layouts.names.split_lists import Entry, read_lines
 from segnet_jax.data.layouts.names.tree import SPLIT_WORDS
 from segnet_jax.system.errors import UserError, shown
 
-_HEADS = ("split", "subset", "partition", "set", "phase")
+_HEADS = ("split", "subset", "partition", "set", "phase", "fold")
 _MAX_FILES = 20  # that are read
 
 

@@ -103,9 +103,13 @@ def is_label_name(stem: str) -> bool:
 
 def images_among(paths: Sequence[Path]) -> list[Path]:
     """Return the images of a folder that also contains their labels: a.jpg and a_mask.png, a_m.png or a.png."""
+    roles = {path.stem.lower() for path in paths}
+    if roles & IMAGE_WORDS and roles & LABEL_WORDS:  # labelme's x_json/img.png, label.png, label_viz.png
+        return [path for path in paths if path.stem.lower() in IMAGE_WORDS]
     labels = {path for path in paths if is_label_name(path.stem)}
     if labels and len(labels) < len(paths):
-        return [path for path in paths if path not in labels]
+        rest = [path for path in paths if path not in labels]
+        return [path for path in rest if not VISUAL & {*words(path.stem)[-1:]}] or rest
     photos = {path.stem for path in paths if path.suffix.lower() in (".jpg", ".jpeg")}
     pngs = {path.stem for path in paths if path.suffix.lower() == ".png"}
     if photos and photos == pngs:
