@@ -259,11 +259,11 @@ READINGS = {
         TRUE,
     ),
     "no 0, and 255": (
-        values(1, 2, 255),
+        values(255, 1, 2),
         (),
         "ambiguous-labels",
         "--map 255=0",
-        {"ground": "class 1", "red": "class 2", "blue": "class 0"},
+        UNNAMED,
     ),
     "even steps, named": (
         values(0, 100, 200),

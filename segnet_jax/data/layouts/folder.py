@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from segnet_jax.data.label_files.class_table_files import find_class_table, folder_label_mapping
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
+from segnet_jax.data.layouts.names.find_lists import lists_in
 from segnet_jax.data.layouts.names.match_names import (
     WITHOUT_LABEL,
-    is_litter,
     match,
     match_named,
     other_labels,
@@ -22,7 +22,7 @@ from segnet_jax.data.layouts.names.name_lists import names_in, read_name_list
 from segnet_jax.data.layouts.names.name_pairs import nfc
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.layouts.names.split_tables import split_table
-from segnet_jax.data.layouts.names.tree import SPLIT_WORDS, Place, folders_with_pictures, images_among, place_of, words
+from segnet_jax.data.layouts.names.tree import Place, folders_with_pictures, images_among, place_of
 from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 from segnet_jax.system.files import relative_path
@@ -30,9 +30,6 @@ from segnet_jax.system.files import relative_path
 IMAGES = "images"
 LABELS = ("labels", "masks", "annotations")
 SPLITS = ("train", "val", "test")
-LIST_FOLDERS = ("", "splits", "lists", "list", "ImageSets", "ImageSets/Segmentation", "annotations")
-_LIST_WORDS = ("list", "set", "images", "image", "files", "names", "ids", "id", "split")
-LIST_ENDINGS = (".txt", ".lst", ".csv")
 
 
 class Pictures(NamedTuple):
@@ -236,46 +233,6 @@ def pairs_of(
     pictures = pictures_below(labels, folder, faults, "", read_options.follow_links) if labels.is_dir() else []
     entries, unmatched = match(unique, pictures, labels, folder, faults, read_options.label_suffix)
     return entries, [] if read_options.images else unmatched
-
-
-def lists_in(place: Path, folder: Path, faults: list[Fault]) -> dict[str, Path]:
-    """Return split -> list file, found by name in `place` or, if it is the dataset folder, its list folders.
-
-    If a split has several lists and none is named exactly like the split, `faults` is extended.
-    """
-    inner_folders = LIST_FOLDERS if place == folder else ("",)
-    if place == folder:
-        others = sorted(path.name for path in folder.glob("*") if path.is_dir() and not is_litter(path.name))
-        inner_folders = dict.fromkeys((*LIST_FOLDERS, *others))
-    for inner in inner_folders:
-        there = sorted((place / inner).glob("*"), reverse=True)  # lower case first; includes dead links
-        found: dict[str, list[Path]] = {}
-        for path in there:
-            tokens = words(path.stem)
-            splits = [SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS]
-            if inner not in LIST_FOLDERS and not {*tokens} <= {*SPLIT_WORDS, *_LIST_WORDS}:
-                continue
-            if path.suffix.lower() in LIST_ENDINGS and splits and not path.is_dir():
-                found.setdefault(splits[-1], []).append(path)
-        if found:
-            return {split: _obvious(paths, split, folder, faults) for split, paths in found.items()}
-    return {}
-
-
-_SHORT = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-
-
-def _obvious(paths: Sequence[Path], split: str, folder: Path, faults: list[Fault]) -> Path:
-    """Return the list named exactly like the split; if there is none, several lists are a fault."""
-    for name in _SHORT[split]:
-        for path in paths:
-            if path.stem.lower() == name:
-                return path
-    if len(paths) > 1:
-        names = [relative_path(path, folder) for path in paths]
-        message = f"each of {listed(names)} could be the list of {split}"
-        faults.append(Fault("several-lists", names[0], message, f"rename the right one to {split}.txt"))
-    return paths[0]
 
 
 def by_lists(

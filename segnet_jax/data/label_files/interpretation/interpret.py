@@ -136,7 +136,9 @@ def _doubts(evidence: LabelEvidence, label_mapping: LabelMapping, rule: LabelRul
     pixels, void = pixels_of(rule, evidence.scans)
     whole = int(pixels.sum()) + void
     is_changed = bool(read_options.map) or read_options.labels_start_at > 0
-    is_most = void > HALF * whole or is_changed and void > pixels.max()
+    plain = make_label_rule(label_mapping, dataclasses.replace(read_options, map=(), labels_start_at=-1), rule.by_color)
+    without, void_without = pixels_of(plain, evidence.scans)
+    is_most = void > HALF * whole or is_changed and void - void_without > pixels.max()
     if pixels.any() and is_most and not read_options.mostly_void:
         outcome = evidence.outcome(label_mapping, read_options, rule.by_color)
         message = f"{100 * void / whole:.1f} % of all label pixels are void: {outcome}"
@@ -153,10 +155,6 @@ def _doubts(evidence: LabelEvidence, label_mapping: LabelMapping, rule: LabelRul
             fix = f"choose {choices[0]} if 255 is a class, such as the background, or --mostly-void if it is void"
         found.append(Fault("mostly-void", "", message, fix, choices))
     if (read_options.map or read_options.labels_start_at > 0) and evidence.label_mapping is not None:
-        plain = make_label_rule(
-            label_mapping, dataclasses.replace(read_options, map=(), labels_start_at=-1), rule.by_color
-        )
-        without, _ = pixels_of(plain, evidence.scans)
         emptied = [
             name for name, old, new in zip(label_mapping.classes.names, without, pixels, strict=True) if old and not new
         ]

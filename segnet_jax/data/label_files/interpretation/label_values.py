@@ -14,6 +14,7 @@ from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.system.errors import Fault, UserError, listed
 
 _MAX_UNNAMED = 64  # values that may be classes without a class file
+_COMMON = 0.4  # fraction of all pixels from which 255 may be the background of labels without 0
 MAX_CHOICES = 4  # alternatives shown in a message
 
 
@@ -225,7 +226,8 @@ def _no_class_ids(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequenc
         source = "instance ids" if ids[-1] > VOID else "anti-aliased masks or photographs"
         message = f"label {file(ids[-1])} contains {ids[-1]}, and the labels have {len(ids)} values in all ({values}): "
         return Fault(kind, file(ids[-1]), f"{message}these look like {source}, not class ids", EXPORT_IDS)
-    if ids[0] >= 1 and VOID in solid and read_options.labels_start_at == -1 and not read_options.map:
+    is_plain = read_options.labels_start_at == -1 and not read_options.map
+    if is_plain and ids[0] >= 1 and VOID in solid and held.get(VOID, 0) > _COMMON * sum(held.values()):
         return _void_or_background(evidence, held, ids)
     if read_options.labels_start_at == -1 and ids[0] == 1 and len(ids) > 1:
         message = f"label {file(1)} and all others contain no 0: their values, {values}, start at 1"

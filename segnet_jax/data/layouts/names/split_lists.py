@@ -93,7 +93,9 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
             message = f"{path.name} has {len(data)} bytes, over the limit for a list of {_MAX_LINES} pairs"
             raise UserError(message, kind="too-large", file=path.name, fix="split the dataset into several folders")
         text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
-    except UnicodeDecodeError:
+        if not any(map(str.isascii, text)) and text:
+            raise UnicodeError
+    except UnicodeError:
         message = f"{path.name} is not UTF-8 text"
         raise UserError(message, kind="not-a-text", file=path.name, fix="save it as UTF-8") from None
     # Not splitlines, which also splits at characters that names may contain, such as U+2028.
