@@ -1,4 +1,4 @@
-"""`portability compile`: how an optimized program is read and counted, and how missing compilers are reported."""
+"""Test how `portability compile` reads and counts an optimized program, and reports missing compilers."""
 
 import json
 import sys
@@ -278,4 +278,4 @@ def test_files_of_compile_and_of_measure_are_not_mixed(monkeypatch, capsys, tmp_
     measured.write_text('{"portability": 1, "precisions": {}}')
     for flags in ([written(tmp_path, "now.json"), measured], [measured, "--against", measured]):
         assert run(monkeypatch, "report", *flags) == 2
-        assert "report compares files of measure or files of compile" in capsys.readouterr().err
+        assert "report compares files of measure or of compile" in capsys.readouterr().err

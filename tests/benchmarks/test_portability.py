@@ -1,4 +1,4 @@
-"""Check the steps lowered for every platform: their operations, what their files compute, and how machines compare."""
+"""Check the operations and outputs of steps lowered for every platform, and the comparison of machines."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Train on images of other channels than RGB and of 16 bits, then evaluate, predict and export the network."""
+"""Train on 16-bit images and on other channels than RGB, then evaluate, predict and export the network."""
 
 import json
 
@@ -27,7 +27,7 @@ FORMATS = {"gray": (1, 8, png, ".png"), "gray16": (1, 16, png, ".png"), "six16":
 
 
 def write_discs(folder, channels, bits, encode, suffix, count=6):
-    """Write bright discs on dark noise; each channel has another brightness, 16-bit values use a narrow range."""
+    """Write bright discs on dark noise; brightness differs between channels, and 16-bit values use a narrow range."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:24, :32]
     for name in ("images", "masks"):

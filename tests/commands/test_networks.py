@@ -1,4 +1,4 @@
-"""U-Net and SegNet with a bilinear decoder train, freeze, evaluate, predict, export and compile as SegNet does."""
+"""Test that U-Net and SegNet with a bilinear decoder train, freeze, evaluate, predict, export and compile."""
 
 import json
 

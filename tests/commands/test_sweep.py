@@ -1,4 +1,4 @@
-"""Sweeps: the runs that a file describes, faults that stop only their run, resuming, and the table."""
+"""Test sweeps: the runs of a file, faults that stop only their run, resuming, and the table."""
 
 import json
 import subprocess
@@ -109,7 +109,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Replace the training of a run: it writes a config and a result, or fails with the code of its name."""
+    """Replace training by writing a config and a result, or failing with the exit code in the run's name."""
     seen, codes = [], {}
 
     def train(run, stop):

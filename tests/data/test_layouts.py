@@ -171,7 +171,7 @@ def test_lists_of_pairs_take_a_class_table_of_their_own(samples, tmp_path):
 
 
 def written_table(folder):
-    """Return the names and values of the classes that `doctor FOLDER --classes` writes."""
+    """Return the class names and values that `doctor FOLDER --classes` writes."""
     path = folder / "classes.toml"
     assert doctor.doctor(doctor.DoctorOptions(data=str(folder), classes=str(path))) == 0
     return [(each["name"], each["id"]) for each in tomllib.loads(path.read_text())["classes"]]
@@ -267,7 +267,7 @@ def test_from_a_layout_to_overlays_with_three_commands_and_no_file_edited(layout
     assert (tmp_path / "run/predictions-1/a_overlay.jpg").is_file()
     with Image.open(tmp_path / "run/predictions-1/a.png") as found:
         assert found.size == image.shape[1::-1]
-        if layout is own_folders.colors:  # what a network knows of its classes comes from the folder's table
+        if layout is own_folders.colors:  # the network's classes come from the folder's table
             assert found.getpalette()[: 3 * len(CAMVID)] == [value for color in CAMVID.colors for value in color]
 
 

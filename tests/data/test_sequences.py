@@ -99,7 +99,7 @@ def test_without_a_known_video_neighbors_are_given_by_number_not_time(name):
 
 
 def test_of_many_sequences_the_largest_are_listed_and_all_are_in_the_json():
-    """Use Cityscapes' names, whose sequence is a city and a drive, most with a single image."""
+    """Use Cityscapes' names, whose sequences are a city and a drive, most with a single image."""
     names = {
         "train": [f"aachen_{drive:06}_000019" for drive in range(174)] + [f"hamburg_000000_{i:06}" for i in range(248)],
         "val": [f"frankfurt_000001_{i:06}" for i in range(5)],

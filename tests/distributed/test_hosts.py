@@ -1,4 +1,4 @@
-"""Check that several real processes over loopback join, exchange values, detect a lost process, and leave."""
+"""Check that several real processes over loopback join, exchange values, detect a lost process, and exit."""
 
 import contextlib
 import importlib.util
@@ -99,7 +99,7 @@ def test_three_processes_agree():
 
 
 def lose(victim, where, how):
-    """Start two processes and signal one; return the end of the other, its delay, and the victim's pid."""
+    """Start two processes and signal one; return how the other ends, its delay, and the victim's pid."""
     with started("wait", f"{where}{victim}") as running:
         for process in running:
             wait_until_ready(process)
@@ -313,7 +313,7 @@ TWO_A_HOST = OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOC
 
 
 def place_in(monkeypatch, environment):
-    """Return the process that an environment describes, after setting it as this process's, which JAX reads."""
+    """Set this process's environment, which JAX reads, and return the process that it describes."""
     for name in list(os.environ):
         if name.startswith(("SLURM_", "OMPI_", "TPU_", "KUBERNETES_", "MEGASCALE_", "JOB_COMPLETION", "CUDA_VISIBLE")):
             monkeypatch.delenv(name)

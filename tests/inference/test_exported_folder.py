@@ -1,4 +1,4 @@
-"""An exported folder is a network like a run: the same predictions and scores; what is not whole or safe is refused."""
+"""Test that an exported folder gives the predictions and scores of its run, and is refused if incomplete or unsafe."""
 
 import json
 import os
@@ -91,7 +91,7 @@ def test_evaluate_gives_the_scores_of_the_run_and_needs_a_dataset(run, folder, t
 
 
 def _dataset(run, folder):
-    """Write rendered scenes as a folder of images and labels with the run's classes, and return it."""
+    """Write rendered scenes as a dataset folder with the run's classes, and return it."""
     dataset = open_data(segnet_jax.load(run).config)
     for split in ("train", "val"):
         samples = streamed(dataset.splits[split], (24, 40))
@@ -139,13 +139,13 @@ def test_fields_of_an_export_hold_no_path_and_start_nothing():
         (lambda meta, _: meta.update(reading='{"fit": "x"}'), "fit in .* must be one of"),
         (lambda meta, _: meta.update(network='{"image_size": [9999999, 24]}'), "--image-size must be between"),
         (lambda meta, _: meta.update(network='{"depth": 2}'), "do not fit the network that it describes"),
-        (lambda meta, _: meta.update(classes=json.dumps(["\x1b[2J", *"ABCDEFGHIJ"])), "unique printable names"),
-        (lambda meta, _: meta.update(colors="[[0, 0, 999]]"), "states a class color that"),
+        (lambda meta, _: meta.update(classes=json.dumps(["\x1b[2J", *"ABCDEFGHIJ"])), "unique, printable names"),
+        (lambda meta, _: meta.update(colors="[[0, 0, 999]]"), "has a class color that"),
         (lambda meta, _: meta.pop("colors"), "does not state the color and the weight of each class"),
         (lambda meta, _: meta.update(colors="[[0, 0, 9]]"), "does not state the color and the weight of each class"),
-        (lambda meta, _: meta.update(class_weights="[1, -1]"), "states a class weight that"),
+        (lambda meta, _: meta.update(class_weights="[1, -1]"), "has a class weight that"),
         (lambda meta, _: meta.update(class_weights="[1]"), "does not state the color and the weight of each class"),
-        (lambda meta, _: meta.pop("network"), "has no network in its metadata"),
+        (lambda meta, _: meta.pop("network"), "has no valid network in its metadata"),
         (lambda _, tensors: tensors.pop("conv1_1.weight"), "do not fit the network that it describes"),
         (lambda _, tensors: tensors["conv1_1.weight"].fill(np.inf), "not finite"),
     ],

@@ -30,7 +30,7 @@ def result_of(fold):
 
 @pytest.fixture
 def trainer(monkeypatch, tmp_path):
-    """Return a stand-in for training that only writes a result, and the list of the configs that it was given."""
+    """Return a stand-in for training that only writes a result, and the list of its configs."""
     configs = []
 
     def train(config):
@@ -144,7 +144,7 @@ def test_folds_that_do_not_exist_are_refused(folds, fold):
 
 
 def test_python_trains_single_folds_only():
-    with pytest.raises(UserError, match="folds is for the command only, unless fold names one"):
+    with pytest.raises(UserError, match="folds without fold works only on the command line"):
         api.train(data="synthetic", folds=2)
 
 

@@ -1,4 +1,4 @@
-"""Early stopping: training ends once validation has not improved for `--patience` evaluations, also when resumed."""
+"""Test that training ends after `--patience` evaluations without improvement, also when resumed."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Test the reader of `result.json`: whatever is in the file, it returns what was written, or one line."""
+"""Test that the reader of `result.json` returns its content or raises a one-line error, whatever the file contains."""
 
 import json
 
@@ -24,7 +24,7 @@ def test_a_result_is_returned_as_it_is_also_without_the_scores_that_older_versio
     [
         ("[1, 2]", "it is not a JSON object"),
         ("{", "Expecting"),
-        ("[" * 100_000, "nested too deep"),
+        ("[" * 100_000, "nested too deeply"),
         ('{"miou": "x"}', "it has no"),
         *(
             (json.dumps(RESULT | change), why)

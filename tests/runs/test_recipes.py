@@ -1,4 +1,4 @@
-"""Losses, optimizers and schedules in whole runs: resumed bit for bit, logged, and refused where they do not fit."""
+"""Test losses, optimizers and schedules in whole runs: resumed bit for bit, logged, and refused if invalid."""
 
 import json
 
@@ -115,7 +115,7 @@ def test_a_range_test_resumes_nothing_and_runs_in_one_process(tmp_path):
         find_lr.find_lr(Config(find_lr=True, resume=True, run=str(tmp_path)))
     with pytest.raises(UserError, match="--find-lr runs in one process, got --coordinator"):
         find_lr.find_lr(Config(find_lr=True, coordinator="a:1", process_id=0, num_processes=2))
-    with pytest.raises(UserError, match="find_lr is for the command only"):
+    with pytest.raises(UserError, match="find_lr works only on the command line"):
         api.train(find_lr=True, data="synthetic")
 
 
