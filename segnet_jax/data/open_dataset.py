@@ -211,9 +211,9 @@ def _check_is_camvid(split_rule: str, layout: str) -> None:
 
 
 def _inner(folder: Path) -> list[Path]:
-    """Return the datasets nearest below a folder, at most three levels down."""
+    """Return the datasets nearest below a folder, at most five levels down."""
     found = []
-    for pattern in ("*", "*/*", "*/*/*"):
+    for pattern in ("*", "*/*", "*/*/*", "*/*/*/*", "*/*/*/*/*"):
         inner = sorted(path for path in itertools.islice(folder.glob(pattern), _MAX_SEARCHED) if path.is_dir())
         found += [path for path in inner if (path / "train.txt").is_file() or layout_of(path)]
         if found:

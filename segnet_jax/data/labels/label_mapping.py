@@ -28,6 +28,7 @@ class LabelMapping:
       ids: pairs (value in label files, class id or VOID).
       colors: pairs (RGB in label files, class id or VOID); None if colors are not used.
       is_explicit: whether the source states the values; otherwise, they are assumed to start at 0.
+      rival: an unused class file with the same names in another order, if neither or both state the values.
     """
 
     source: str
@@ -35,6 +36,7 @@ class LabelMapping:
     ids: tuple[tuple[int, int], ...]
     colors: tuple[tuple[Color, int], ...] | None = None
     is_explicit: bool = True
+    rival: "LabelMapping | None" = None
 
 
 TUTORIAL = LabelMapping(

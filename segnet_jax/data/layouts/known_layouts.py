@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segnet_jax.constants import VOID
+from segnet_jax.data.label_files.class_table_files import read_class_table
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.data.labels.label_mapping import LabelMapping
 from segnet_jax.data.labels.read_options import ReadOptions
@@ -76,6 +77,25 @@ def _find_coco_stuff(root: Path, read_options: ReadOptions) -> LayoutFiles:
     return found._replace(label_mapping=dataclasses.replace(label_mapping, ids=ids), notes=(*found.notes, note))
 
 
+def _recognize_mapillary(root: Path) -> str:
+    found = sorted(path.relative_to(root).as_posix() for path in root.glob("*/v[12].[0-9]/labels") if path.is_dir())
+    return f"it contains {found[0]}/" if found else ""
+
+
+def _find_mapillary(root: Path, read_options: ReadOptions) -> LayoutFiles:
+    """Find Mapillary Vistas' pairs, of one version: the newest, or the one that --label-files names."""
+    versions = sorted({path.parent.name for path in root.glob("*/v[12].[0-9]/labels")})
+    version = next((each for each in versions if each in read_options.label_files), versions[-1])
+    pattern = read_options.label_files or f"*{version}/labels/*"
+    found = folder.find(root, dataclasses.replace(read_options, label_files=pattern))._replace(name="mapillary")
+    config = root / f"config_{version}.json"
+    if len(versions) == 1:
+        return found
+    note = f'note: labels of {version}; for others, pass --label-files "*{versions[0]}/labels/*"'
+    own = read_class_table(config) if config.is_file() else found.label_mapping
+    return found._replace(label_mapping=own, notes=(*found.notes, note))
+
+
 def _recognize_label_studio(root: Path) -> str:
     found = next((path for path in root.glob("**/*-tag-*.png") if _TASK.fullmatch(path.name)), None)
     return f"{found.relative_to(root)} is named like Label Studio's mask of one class" if found else ""
@@ -109,6 +129,7 @@ LAYOUTS = {
     "Oxford-IIIT Pet": KnownLayout(
         _has_folders("images", "annotations/trimaps"), _with_default("oxford-pet", PETS, _are_pets)
     ),
+    "Mapillary Vistas": KnownLayout(_recognize_mapillary, _find_mapillary),
     "COCO-Stuff": KnownLayout(_recognize_coco_stuff, _find_coco_stuff),
     "Label Studio": KnownLayout(_recognize_label_studio, _find_label_studio),
 }
