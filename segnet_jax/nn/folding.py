@@ -11,7 +11,7 @@ from segnet_jax.nn.contract import NetworkContract, batch_norms
 
 
 def fold_batch_norm(variables: dict[str, Any], model: NetworkContract) -> dict[str, Any]:
-    """Convert the variables of `model` to those with which `model.clone(folded=True)` computes the same in inference.
+    """Convert variables of `model` to variables of `model.clone(folded=True)`, with equal outputs in inference.
 
     Returns:
       {"params": ...}, float32; each folded convolution has a kernel and a bias.

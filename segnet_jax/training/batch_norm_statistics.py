@@ -1,8 +1,8 @@
-"""Precise batch-norm statistics: computed over the training images after training, and stored.
+"""Compute precise batch-norm statistics over the training images after training, and store them.
 
-Running averages cover the last few dozen augmented batches, under parameters that were still changing. Precise
-statistics are computed from every training image without augmentation, under the parameters that are scored: the mean
-over batches of training size of each batch's mean and variance. SegNet's authors did the same before each test.
+Running averages cover the last few dozen augmented batches, while the parameters were still changing. Precise
+statistics are computed from all training images without augmentation, with the parameters that are scored: each batch's
+mean and variance are averaged over batches of training size. SegNet's authors did the same before each test.
 
 The statistics are stored in `checkpoints/statistics/SUM`, a folder with a manifest, where SUM is the checksum of the
 checkpoint's state. They apply only to that state, and the checkpoint is not modified.
@@ -49,9 +49,9 @@ def average_statistics(
     """Return the batch-norm statistics averaged over batches.
 
     Args:
-      model: the network. If its BatchNorm is not synchronized, each device's part of a batch counts as a batch.
+      model: the network. If its BatchNorm is not synchronized, each device's shard of a batch counts as a batch.
       variables: variables of the network, replicated; the running statistics of frozen layers are used unchanged.
-      batches: one or more batches on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
+      batches: one or more batches on the devices: "image" uint8 [L,A,B,H,W,3], of which only the first of A is used.
       preprocessing: preprocessing of the network's input.
       devices: devices to compute on.
       on_batch: called after each batch.
@@ -74,12 +74,12 @@ def average_statistics(
 
 
 class CountedBatch(NamedTuple):
-    """A batch whose statistics are pooled.
+    """A batch for `population_statistics`.
 
     Attributes:
       batch: batch on the devices, as for `average_statistics`.
-      num_images: number of images in each mean and variance.
-      is_repeated: whether every device has the same images, which then count once.
+      num_images: number of images over which each mean and variance is computed.
+      is_repeated: whether all devices have the same images, which are then counted as one batch.
     """
 
     batch: dict[str, jax.Array]
@@ -131,10 +131,10 @@ def pool_moments(counts: list[int], moments: list[dict[str, np.ndarray]]) -> dic
 
     Args:
       counts: size of each part.
-      moments: {"mean": [C], "var": [C]} of each part, the variance biased.
+      moments: {"mean": [C], "var": [C]} of each part, with biased variance.
 
     Returns:
-      {"mean": float32 [C], "var": float32 [C]}, the variance biased.
+      {"mean": float32 [C], "var": float32 [C]}, with biased variance.
     """
     weights = np.asarray(counts, np.float64) / np.sum(counts)
     means, variances = (np.stack([each[name] for each in moments]).astype(np.float64) for name in ("mean", "var"))
@@ -143,7 +143,7 @@ def pool_moments(counts: list[int], moments: list[dict[str, np.ndarray]]) -> dic
 
 
 def _batch_statistics(model: nn.Module, preprocessing: Preprocessing) -> Callable[[dict, dict], dict]:
-    """Return a function (variables, a device's batch) -> the batch's statistics in a training step."""
+    """Return a function (variables, a device's batch) -> batch statistics, as in a training step."""
     model = model.clone(batch_norm_momentum=0.0)  # the updated running statistics are then the batch statistics
 
     def batch_statistics(variables, batch):
@@ -212,7 +212,7 @@ def precise_statistics(
     devices: Devices,
     on_images: Callable[[int], None] = lambda number: None,
 ) -> dict[str, Any]:
-    """Compute the precise batch-norm statistics of a trained network over its training images, each once.
+    """Compute the precise batch-norm statistics of a trained network over its training images, using each once.
 
     With `batch_norm_variance` "batches" the incomplete last batch is dropped, as in the tutorial's script; with
     "population" it is processed in separate batches. The number of devices does not affect the result if the run
@@ -230,7 +230,7 @@ def precise_statistics(
             variables = replicate(variables, devices)
     else:
         batch_size = config.batch_size_per_device * devices.total
-    # Shuffled, as in the tutorial's data layer: consecutive frames are so similar that they underestimate the variance.
+    # Shuffled, as in the tutorial's data layer: batches of similar consecutive frames would underestimate the variance.
     sampler = Sampler(len(samples), batch_size, config.seed, flip=False, shift=0)
     shard = device_shard(devices, batch_size // devices.total)
     batch_of = partial(tf_data.training_batch, samples, sampler, shard, 1)

@@ -1,7 +1,7 @@
 """Build the network, optimizer, step settings and training-state shapes that a config describes.
 
-A field of a network, of `OptimizerSettings` or of `StepSettings` is filled from the config field of the same name, so
-a new field needs no change here. Networks, optimizers and steps themselves take no config.
+Each field of a network, `OptimizerSettings` or `StepSettings` is set from the config field of the same name, so a new
+field needs no change here. Networks, optimizers and steps themselves take no config.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ def build_model(config: Config, num_classes: int, precision: str, own: OwnObject
     """
     if name := missing("model", config.own) if own.model is None else "":
         raise UserError(
-            f"the custom network of this run ({name}) was passed from Python, and a command cannot import it: use "
+            f"the custom network of this run ({name}) was passed from Python, and a command cannot import it; use "
             "segnet_jax.load(RUN, model=...), or segnet_jax.evaluate(RUN, model=...)"
         )
     settings = vars(config) | {"frozen_stages": config.frozen_stages, "num_classes": num_classes}
@@ -89,7 +89,7 @@ def step_settings(
     made = {"model": model, "class_weights": jnp.asarray(class_weights), "preprocessing": preprocessing}
     made |= {"optimizer": optimizer, "schedule": schedule}
     if own.loss is None and (name := missing("loss", config.own)):
-        logger.info(f"note: the custom loss of this run ({name}) is not available: showing --loss {config.loss}")
+        logger.info(f"note: this run's custom loss ({name}) was not passed: the loss shown is --loss {config.loss}")
     made |= {"loss": parse_loss(config.loss) if own.loss is None else own.loss}  # overrides the config's formula
     if config.swa_epochs:
         first_step = config.total_steps(steps_per_epoch) - config.swa_epochs * steps_per_epoch

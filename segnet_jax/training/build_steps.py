@@ -41,7 +41,7 @@ def build_evaluator(
 ) -> Callable[..., Evaluation | None]:
     """Return a function (variables, should_stop, on_prediction) -> Evaluation of a whole split, compiled once.
 
-    The scores do not depend on `shard`, this process's part of each batch. See `eval_step` for `forward`.
+    The scores do not depend on `shard`, this process's shard of each batch. See `eval_step` for `forward`.
     """
     step = partial(eval_step, make_batch=source.make_batch, settings=settings, forward=forward)
     mapped = parallel_eval_step(step, devices, source.store_axis)

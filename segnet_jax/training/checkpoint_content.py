@@ -1,7 +1,7 @@
 """Validate the content of a checkpoint before it is used.
 
-A valid manifest excludes damage, not malice, because anyone can write one. These functions check that types, shapes,
-sizes and values are such as this program saves.
+A valid manifest rules out damage, but not tampering. These functions check that types, shapes, sizes and values are
+those that this program saves.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ class OtherState(NoCheckpoint):
 MAX_CLASSES = 255
 _MAX_NAME_LENGTH = 100  # of a class name, as in class tables
 _OVERHEAD_BYTES = 64_000_000  # limit for everything in a checkpoint except its arrays
-_MAX_STATE_BYTES = 2_500_000_000  # four times the state of the largest network at width 1
+_MAX_STATE_BYTES = 2_500_000_000  # four times the state of the largest network of width 1
 
 
 def max_checkpoint_bytes(width: float, is_own: bool = False) -> int:
@@ -42,7 +42,7 @@ def check_meta(meta: Any, where: str, is_resumed: bool = False) -> dict[str, Any
       NoCheckpoint: If an entry is missing or invalid; the message names it.
     """
     if not isinstance(meta, dict):
-        raise NoCheckpoint(f"{where} cannot be used: its metadata are not a JSON object; {_ADVICE}")
+        raise NoCheckpoint(f"{where} cannot be used: its metadata is not a JSON object; {_ADVICE}")
     classes = meta.get("classes")
     num_classes = len(classes) if isinstance(classes, list) else 0
     rules = _RULES | (_RULES_TO_RESUME if is_resumed else {})
@@ -186,7 +186,7 @@ def check_values(state: Any, where: str) -> None:
 
 @contextlib.contextmanager
 def reading_state(folder: pathlib.Path, like: Any, part: str) -> Iterator[None]:
-    """Call `check_arrays`, and convert Orbax's errors in the context to one-line errors.
+    """Call `check_arrays`, and convert Orbax's errors inside the context to one-line errors.
 
     Raises:
       OtherState: If the checkpoint contains the state of another network.

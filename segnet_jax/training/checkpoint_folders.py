@@ -22,13 +22,13 @@ Which = Literal["newest", "best"]
 
 META = "meta.json"
 _LAST = "last.json"
-_MAX_JSON_BYTES = 32_000_000  # the largest regular file, with 255 classes, has two million
+_MAX_JSON_BYTES = 32_000_000  # the largest valid file, with 255 classes, has two million
 
 
 class CheckpointFolders:
     """The folder `checkpoints` of a run, with `newest/STEP` and `best/STEP`, each with a manifest.
 
-    Symbolic links are not followed, at this folder or below it: nothing outside the run's folder is read or changed.
+    Symbolic links to or below this folder are not followed, so nothing outside the run's folder is read or changed.
 
     Args:
       root: the folder; created by the first save.
@@ -110,7 +110,7 @@ class CheckpointFolders:
         confined.remove(self._run, hidden)
 
     def _last_saved(self) -> dict[str, int]:
-        """Return the last saved step of each kind, which reveals a missing checkpoint."""
+        """Return the last step saved as newest and as best, which reveals missing checkpoints."""
         try:
             last = confined.read_json(self._run, self._name(self.root / _LAST), most=_MAX_JSON_BYTES)
             return {which: int(last[which]) for which in ("newest", "best") if which in last}
@@ -134,7 +134,7 @@ class CheckpointFolders:
         atomic_write_json(self.root / _LAST, self._last_saved() | {which: step})
 
     def find_latest(self, which: Which) -> int | None:
-        """Return the latest step whose checkpoint verifies, or None if none was ever saved.
+        """Return the latest step whose checkpoint verifies, or None if no checkpoint was ever saved.
 
         Damaged checkpoints are moved to the folder `damaged`, unreadable ones are left in place, and both are logged.
 
@@ -159,7 +159,7 @@ class CheckpointFolders:
         return step
 
     def find_intact(self, which: Which) -> int | None:
-        """Return the last saved step, or None if there is none; never fall back to an older one or move folders.
+        """Return the last saved step, or None if there is none, without falling back to an older one or moving folders.
 
         Raises:
           UserError: If the checkpoint is damaged or missing.

@@ -1,4 +1,4 @@
-"""Save and restore training states: the newest few for resuming, and the best. The only module that imports Orbax.
+"""Save and restore training states: the newest few, for resuming, and the best. No other module imports Orbax.
 
 A checkpoint is a folder, `newest/STEP` or `best/STEP`, with Orbax's files, `meta.json` and a manifest. It is saved
 asynchronously, read back before older ones are deleted, and verified before it is restored.
@@ -71,7 +71,7 @@ class Checkpoints:
         An existing step is not saved again. The state may be donated to the next step as soon as this returns.
 
         Raises:
-          DiskFull: If there is too little free space, for this save or the previous one.
+          DiskFull: If there is too little free space for this save or the previous one.
           DiskFailed: If the disk fails in another way.
         """
         if not self._devices.is_writer:
@@ -138,7 +138,7 @@ class Checkpoints:
     def _finish(self, which: Which, step: int, partial: pathlib.Path, copy: TrainState, meta: dict) -> None:
         """Read back the state that Orbax wrote, finalize the checkpoint, and delete older ones. Runs in the thread."""
         with self._disk_errors(which, step, partial):
-            sum_of_copy = sum_of_state(copy)  # while Orbax writes
+            sum_of_copy = sum_of_state(copy)  # computed while Orbax writes
             self._writer.wait_until_finished()
             final = self.folders.path(which, step)
             if not are_same(self._read(partial, copy), copy):
@@ -247,7 +247,7 @@ class Checkpoints:
     def restore(self, which: Which, step: int, like: TrainState) -> TrainState:
         """Restore a state found by `latest`, replicated over the devices.
 
-        `like` is a state of the same shapes, such as from `jax.eval_shape`; if its `opt_state` is None, none is read.
+        `like` is a state of the same shapes, such as from `jax.eval_shape`. If its `opt_state` is None, none is read.
 
         Raises:
           NoCheckpoint: If the checkpoint contains another state or invalid values.
@@ -279,12 +279,12 @@ class Checkpoints:
 
 
 def _as_dict(state: TrainState) -> dict[str, Any]:
-    """Return the state as a dict for Orbax, without an "ema" or "opt_state" that is None, as in older checkpoints."""
+    """Return the state as a dict for Orbax, omitting "ema" and "opt_state" if None, as in older checkpoints."""
     return {name: part for name, part in vars(state).items() if name not in ("ema", "opt_state") or part is not None}
 
 
 def _make_writer() -> ocp.AsyncCheckpointer:
-    """Return Orbax's writer, effectively without a timeout: Orbax uses the wall clock, which may be adjusted."""
+    """Return an Orbax writer that effectively never times out: Orbax uses the wall clock, which may be adjusted."""
     options = _this_process("write")
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
     return ocp.AsyncCheckpointer(handler, timeout_secs=_TIMEOUT, multiprocessing_options=options)

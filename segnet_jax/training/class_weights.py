@@ -24,7 +24,7 @@ CAFFE_CAMVID = (*(0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418
 
 
 def present_frequency_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> np.ndarray:
-    """Return class weights, with frequency relative to the pixels of the images that contain the class.
+    """Return class weights from each class's fraction of the pixels in images that contain it.
 
     Args:
       pixels: int64 [C], pixels of each class.
@@ -39,7 +39,7 @@ def present_frequency_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> n
 
 
 def global_frequency_weights(pixels: np.ndarray, total: int) -> np.ndarray:
-    """Return class weights, float32 [C], with frequency relative to all pixels; 0 for a class that does not occur."""
+    """Return class weights, float32 [C], from each class's fraction of all pixels; 0 for an absent class."""
     return _median_weights(pixels, np.full_like(pixels, total))
 
 
@@ -99,7 +99,7 @@ def _count(split: Split, num_classes: int) -> LabelCounts:
 
 
 def _count_all_splits(config: Config, dataset: Dataset) -> LabelCounts:
-    """Count all splits, including the test split as in MATLAB's example, at full size if those counts are known."""
+    """Count the pixels of all splits, even test, as in MATLAB's example; at full size if those counts are known."""
     from segnet_jax.data.camvid.find_folder import open_full_size_counts
 
     num_classes = len(dataset.classes)

@@ -70,7 +70,7 @@ def cudnn_version() -> tuple[int, ...] | None:
 
 
 def check_cudnn(device: jax.Device, version: tuple[int, ...] | None) -> None:
-    """Check that cuDNN supports an NVIDIA GPU; other devices, and an unknown cuDNN, pass.
+    """Check that cuDNN supports an NVIDIA GPU; other devices and unknown cuDNN versions pass.
 
     Raises:
       UserError: If the GPU is older than Turing and cuDNN is 9.11 or newer, or cuDNN is 9.10.0.
@@ -81,10 +81,10 @@ def check_cudnn(device: jax.Device, version: tuple[int, ...] | None) -> None:
     gpu = f"{device.device_kind} (compute capability {capability})"
     cudnn = f"cuDNN {'.'.join(map(str, version))}"
     if version[:3] == BROKEN:
-        raise UserError(f'{cudnn}, found for {gpu}, is broken: pip install "{CUDNN_PIN}"')
+        raise UserError(f'{cudnn}, found for {gpu}, is broken: run pip install "{CUDNN_PIN}"')
     if version >= FIRST_WITHOUT_VOLTA and tuple(map(int, capability.split("."))) < OLDEST_CAPABILITY:
         raise UserError(
-            f"{gpu} is too old for {cudnn}, which needs 7.5: in an environment without CUDA 13, "
+            f"{gpu} is too old for {cudnn}, which needs 7.5: in an environment without CUDA 13, run "
             f'pip install -e ".[v100]", which installs {CUDNN_PIN}'
         )
 
@@ -96,7 +96,7 @@ def check_convolution(device: jax.Device, precision: str) -> None:
       UserError: If the convolution fails or gives wrong results.
     """
     rng = np.random.default_rng(0)
-    shapes = (1, 8, 8, 3), (3, 3, 3, 64), (1, 8, 8, 64)  # full width: algorithms depend on the channels
+    shapes = (1, 8, 8, 3), (3, 3, 3, 64), (1, 8, 8, 64)  # full width, because the algorithms depend on the channels
     arrays = [rng.integers(-1, 2, shape).astype(np.float32) for shape in shapes]
     try:
         arguments = [jax.device_put(array.astype(DTYPES[precision]), device) for array in arrays]
@@ -144,12 +144,12 @@ def _convolution_failed(device: jax.Device, precision: str, reason: str) -> User
     others = " or ".join(name for name in ("float32", "float16") if name != precision)
     return UserError(
         f"a {precision} convolution fails on {device.device_kind} ({reason}): try --precision {others}, check whether "
-        "another program fills the device's memory, or update driver and cuDNN"
+        "another program fills the device's memory, or update the driver and cuDNN"
     )
 
 
 def device_shard(devices: Devices, batch_size_per_device: int) -> tf_data.BatchShard:
-    """Return this process's part of each global batch."""
+    """Return this process's shard of each global batch."""
     return tf_data.BatchShard(devices.total, devices.first, len(devices.local), batch_size_per_device)
 
 
@@ -158,7 +158,7 @@ NVIDIA_DRIVER = "/proc/driver/nvidia/version"
 
 
 MOST_STEPS_PER_DISPATCH = 16
-"""Maximum of the automatic choice: a signal takes effect only between dispatches, of which three are in flight."""
+"""Maximum chosen automatically: signals take effect only between dispatches, of which three are in flight."""
 
 
 def steps_per_dispatch(config: Config, devices: Devices, *lengths: int) -> int:
@@ -188,21 +188,21 @@ def start_devices(config: Config) -> tuple[Devices, str]:
         flag = f"--xla_force_host_platform_device_count={config.fake_devices}"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"  # read when the backend is initialized
         jax.config.update("jax_platforms", "cpu")
-    # XLA_FLAGS are read when the backend is initialized; see AheadOfTime for options of a single program
+    # see AheadOfTime for the options of a single program
     if jax.distributed.is_initialized() and config.mapping == "pmap" and _expects_cuda():
         options = gpu_options(are_several=True, deterministic=config.deterministic)
         os.environ["XLA_FLAGS"] = with_options(os.environ.get("XLA_FLAGS", ""), options)
     keep_compiled_programs()
     devices = choose_devices(config.devices, config.deterministic, config.mapping)
     if devices.local[0].platform == "cpu" and not config.fake_devices and os.path.exists(NVIDIA_DRIVER):
-        logger.warning('an NVIDIA GPU is present, but JAX sees only the CPU: pip install -U "jax[cuda12]"')
+        logger.warning('an NVIDIA GPU is present, but JAX sees only the CPU: run pip install -U "jax[cuda12]"')
     precision = choose_precision(config.precision, devices.local[0])
     check_device(devices.local[0], precision)
     return devices, precision
 
 
 def _expects_cuda() -> bool:
-    """Return whether JAX is expected to choose NVIDIA GPUs, before its backend is initialized.
+    """Return whether JAX is expected to choose NVIDIA GPUs, without initializing its backend.
 
     XLA aborts the process on unknown flags, so flags for NVIDIA GPUs must not be set for other platforms.
     """

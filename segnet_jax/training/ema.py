@@ -35,15 +35,15 @@ def ema_decay_at(num_steps: jax.Array, limit: float) -> jax.Array:
 
 
 def swa_decay_at(step: jax.Array, first_step: int, steps_per_epoch: int) -> jax.Array:
-    """Return the decay that makes the average the mean over all epoch ends since `first_step`.
+    """Return the decay that makes the average the mean of the variables at all epoch ends since `first_step`.
 
-    It is (k - 1) / k at the k-th epoch end, 1 between epoch ends, and 0 before the first one, so that the average is
-    then the network itself.
+    It is (k - 1) / k at the k-th epoch end, 1 between epoch ends, and 0 before the first one, where the average equals
+    the current variables.
 
     Args:
       step: int32, steps finished before this one.
       first_step: steps finished before the first of these epochs.
-      steps_per_epoch: steps of an epoch.
+      steps_per_epoch: number of steps per epoch.
     """
     taken = step + 1 - first_step
     count = jnp.maximum(taken // steps_per_epoch, 0).astype(jnp.float32)

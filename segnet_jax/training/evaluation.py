@@ -30,8 +30,8 @@ class Evaluation:
     """The result of one pass over a split.
 
     Attributes:
-      confusion: int64 [C,C], rows are the ground truth.
-      confusions: int32 [N,C,C], the confusion matrix of each image, in the order of the samples; None above MAX_CELLS.
+      confusion: int64 [C,C]; rows are the ground truth.
+      confusions: int32 [N,C,C], the confusion matrix of each image, in sample order; None if larger than MAX_CELLS.
       boundaries: int32 [N,C,4], the counts of `metrics.boundary.boundary_counts` for each image.
       loss: the run's loss over the whole split.
       predictions: index -> uint8 [H,W], for the samples in `evaluate`'s `keep` on this process's devices.
@@ -68,13 +68,13 @@ def evaluate(
     Args:
       eval_step: the mapped step of `steps.eval_step`.
       variables: variables of the network, replicated.
-      batches: batches on the devices; padding has VOID labels, which do not count.
-      indices: sample index of each batch element over the devices of all processes, int [D,B], -1 for padding.
+      batches: batches on the devices; padding has VOID labels, which are ignored.
+      indices: for each batch, the sample indices on the devices of all processes, int [D,B]; -1 for padding.
       first_device: index of this process's first device.
-      keep: indices of the samples whose predictions to keep.
-      num_worst: number of worst predictions to keep.
-      on_prediction: called with index and prediction, uint8 [H,W], of each sample on this process's devices.
-      should_stop: called after each batch; True stops the evaluation.
+      keep: indices of the samples whose predictions are returned.
+      num_worst: number of worst predictions to return.
+      on_prediction: called with the index and prediction, uint8 [H,W], of each sample on this process's devices.
+      should_stop: called after each batch; if it returns True, the evaluation stops.
       mean_loss: function (sums of the loss over the split, number of labeled pixels) -> loss.
 
     Returns:
@@ -115,7 +115,7 @@ def evaluate(
     for batch, index in zip(batches, indices, strict=True):
         num_images += int((index >= 0).sum())
         pending.append((index, *eval_step(variables, batch)))
-        if len(pending) > 2:  # lag behind, so that the devices stay busy
+        if len(pending) > 2:  # lags behind to keep the devices busy
             process(*pending.popleft())
         if should_stop():
             return None
@@ -137,7 +137,7 @@ def evaluate_boundaries(
 ) -> tuple[Evaluation, BoundaryF1] | None:
     """Evaluate a split, and match the boundaries of each prediction and label. Every process must call this.
 
-    `evaluate` is a function of on_prediction. If it returns None because it was stopped, so does this function.
+    `evaluate` takes `on_prediction`. If it returns None because it was stopped, so does this function.
     """
     pairs = np.zeros((len(samples), num_classes), np.int32)
     pending = deque()
@@ -166,7 +166,7 @@ def evaluate_boundaries(
 def _pool(num_workers: int, num_pixels: int) -> Executor:
     """Return an executor for the matching: threads for small splits, processes if their start-up pays off.
 
-    Threads scale poorly, because scipy's flow algorithm, which takes most of the time, holds the interpreter lock.
+    Threads scale poorly, because scipy's flow algorithm, which takes most of the time, holds the GIL.
     """
     if num_pixels <= 50 * 360 * 480:
         return ThreadPoolExecutor(num_workers, "boundaries")

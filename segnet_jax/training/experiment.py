@@ -1,4 +1,4 @@
-"""Compare the settings stored in a checkpoint with the run's config, and read the overrides of a run."""
+"""Compare the settings stored in a checkpoint with the run's config, and read a run's overrides."""
 
 import logging
 import pathlib
@@ -21,16 +21,16 @@ def check_experiment(folder: pathlib.Path, meta: dict[str, Any], config: Config,
     """Compare the settings stored in a checkpoint with the run's config, field by field.
 
     Fields overridden after the checkpoint was saved (`overrides.json`) do not count as different. On resume, `config`
-    is the new one. `override` sets whether changed settings are allowed; None, for commands that do not train, only
-    logs them.
+    is the new one. `override` is whether to allow changed settings; None, for commands that do not train, only logs
+    them.
 
     Raises:
-      UserError: If the settings differ; the message shows old -> new for each field.
+      UserError: If the settings differ and this is not allowed; the message shows old -> new for each field.
     """
     experiment, step = meta.get("experiment"), meta["step"]
     if experiment is None:  # older versions stored only the hash, which later fields have changed
         if meta.get("config") not in (None, config.hash()):
-            logger.warning(f"the checkpoint of step {step} does not store its settings: they are not compared")
+            logger.warning(f"the checkpoint of step {step} does not store its settings: they were not compared")
         return
     saved = override_fields(Config(), experiment, source=f"a checkpoint of {folder}")
     if meta.get("config") not in (None, hash_of(experiment)):

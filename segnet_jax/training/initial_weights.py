@@ -37,7 +37,7 @@ FITTING = (
     *("upsampling", "encoder_addition", "decoder", "conv_bias", "final_batch_norm", "batch_norm_epsilon"),
     *("output", "channels", "image_bits"),
 )
-"""Config fields that define the network's function, and must match those of the network to start from."""
+"""Config fields that define the network's function; they must match those of the network to start from."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class TrainedSegNet:
 def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Collection[str]) -> None:
     """Check that a trained network matches the network to be trained, except for its classes.
 
-    `config` and `shapes` describe the network to be trained; the last axis of its layers in `head` is the classes.
+    `config` and `shapes` describe the network to be trained; in its layers `head`, the last axis is the classes.
 
     Raises:
       UserError: If the networks differ; the message names the differences and the flags that resolve them.
@@ -124,9 +124,9 @@ def _sizes(tree: Tree, head: Collection[str]) -> dict[str, list[int]]:
 
 
 def start_from(trained: TrainedSegNet, classes: Sequence[str], head: Collection[str], draw: Callable[[], Tree]) -> Tree:
-    """Return the trained variables; the head keeps its rows of shared classes and gets random rows for new classes.
+    """Return the trained variables, with a head that has trained rows for shared classes and random rows for new ones.
 
-    The network must pass `check_fits`. `draw` returns random variables; it is called only if there are new classes.
+    The trained network must pass `check_fits`. `draw` returns random variables, and is called only for new classes.
     """
     indices = shared_classes(trained, classes)
     if trained.config.output == "sigmoid":  # one row for both classes
@@ -147,7 +147,7 @@ def start_from(trained: TrainedSegNet, classes: Sequence[str], head: Collection[
 def shared_classes(trained: TrainedSegNet, classes: Sequence[str]) -> dict[str, int]:
     """Return {class name: index in the trained network} for the classes that both networks have.
 
-    The single row of a sigmoid serves two classes, and is kept only if both are the same.
+    The single row of a sigmoid head serves two classes, and is kept only if both are the same.
     """
     if trained.config.output == "sigmoid" and trained.classes != tuple(classes):
         return {}
@@ -170,7 +170,7 @@ def describe_start(trained: TrainedSegNet, classes: Sequence[str]) -> str:
 
 
 def _rows(trained: Any, random: Any, indices: Mapping[str, int], classes: Sequence[str]) -> np.ndarray:
-    """Return an array of the head: trained rows of the classes in `indices`, random rows of the others."""
+    """Return an array of the head: trained rows for the classes in `indices`, random rows for the others."""
     rows = [
         np.asarray(trained)[..., indices[name]] if name in indices else np.asarray(jax.device_get(random))[..., index]
         for index, name in enumerate(classes)
@@ -186,8 +186,8 @@ def choose_preprocessing(
 ) -> Preprocessing:
     """Choose the preprocessing of a whole trained network, else of the config, else of the encoder's weights.
 
-    Images other than 8-bit RGB are normalized by their own mean and standard deviation (from `statistics`), and scaled
-    so that the encoder's first layer gets values as large as from ImageNet's images.
+    Images other than 8-bit RGB are normalized by the training images' mean and standard deviation (`statistics`), and
+    scaled so that the encoder's first layer gets values as large as from ImageNet's images.
 
     Raises:
       UserError: If the config contradicts a whole trained network.
@@ -226,8 +226,8 @@ def first_variables(
 ) -> dict:
     """Return the initial variables: random, random with a pretrained encoder, or from a whole trained network.
 
-    With a pretrained encoder, the batch-norm statistics are estimated on some training images, and so are the encoder's
-    scales and shifts, depending on `--init-batch-norm`.
+    With a pretrained encoder, the batch-norm statistics and, depending on `--init-batch-norm`, the encoder's scales and
+    shifts are estimated on some training images.
     """
     draw = partial(init_variables, model, config.seed)
     if isinstance(initial, TrainedSegNet):

@@ -1,4 +1,4 @@
-"""Build the input of the mapped steps: batches made on the host, or inside the step from a split in device memory."""
+"""Build the input of the mapped steps: batches made on the host, or in the step from a split in device memory."""
 
 import dataclasses
 import logging
@@ -27,7 +27,7 @@ MakeBatch = Callable[[dict[str, jax.Array], Any], dict[str, jax.Array]]
 
 
 def as_sent(inputs: dict[str, jax.Array], _store: Any) -> dict[str, jax.Array]:
-    """Return the inputs unchanged, for a host that sends whole batches."""
+    """Return the inputs unchanged, as whole batches from the host."""
     return inputs
 
 
@@ -35,7 +35,7 @@ Placement = Literal["host", "device", "shards"]
 """Where samples reside during training: on the host, replicated on each device, or sharded over the devices."""
 
 MEMORY_FRACTION = 1 / 4
-"""Fraction of a device's memory that samples may take."""
+"""Maximum fraction of a device's memory for samples."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def agree_on_placement(placement: Placement, all_gather: Callable[[str], list[st
     """Return the least demanding placement that any process chose, because all must compile the same program.
 
     Processes may choose differently because of their disk space (for decoded images) or device memory. `all_gather`
-    returns the texts of all processes by number.
+    returns the texts of all processes in order.
     """
     choices = all_gather(placement)
     agreed = max(choices, key=("device", "shards", "host").index)
@@ -102,7 +102,7 @@ def training_input(
     devices: Devices,
     own: OwnAugmentation | None = None,
 ) -> Input:
-    """Return the input of the training split, batches [L,K,A,B,...] for dispatches of K steps.
+    """Return the input of the training split: batches [L,K,A,B,...] for dispatches of K steps.
 
     The custom augmentation `own` is applied inside the step, wherever the samples reside.
     """
@@ -136,7 +136,7 @@ def _followed_by(own: OwnAugmentation, make_batch: MakeBatch) -> MakeBatch:
 
 
 def evaluation_input(place: Placement, samples: CachedSplit, shard: BatchShard, devices: Devices) -> Input:
-    """Return the input of the evaluated split, batches [L,B,...]."""
+    """Return the input of a split for evaluation: batches [L,B,...]."""
     if place == "host":
         return Input(partial(tf_data.evaluation_batches, samples, shard), as_sent)
     inputs = partial(device_resident.evaluation_draws, len(samples), shard)

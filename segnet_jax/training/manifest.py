@@ -1,8 +1,8 @@
-"""A manifest of every file's size and SHA-256, to detect a damaged folder.
+"""Manifests of file sizes and SHA-256 checksums, which detect damaged folders.
 
 The checksums are needed because Orbax restores arrays with flipped bits without an error. The order of writing (data,
-fsync, manifest, fsync, rename, fsync of the parent folder) ensures that a kill or power loss at any moment leaves
-either the complete folder under its final name or none.
+fsync, manifest, fsync, rename, fsync of the parent folder) ensures that, after a kill or power loss at any moment,
+the folder is either complete or absent under its final name.
 """
 
 import errno
@@ -21,7 +21,7 @@ from segnet_jax.system.files import plain, sum_of_file
 
 MANIFEST = "manifest.json"
 VERSION = 1
-_MAX_BYTES = 16_000_000  # of a manifest; regular ones have about ten thousand
+_MAX_BYTES = 16_000_000  # of a manifest; typical ones have about ten thousand
 _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
 """errno values for unsupported or exhausted hard links."""
 
@@ -95,11 +95,11 @@ def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[s
 
 
 def verify(folder: pathlib.Path, max_bytes: int | None = None) -> dict[str, Any]:
-    """Verify every byte of a folder, at most `max_bytes` in total, against its manifest; return the manifest.
+    """Verify every byte of a folder against its manifest, and return the manifest.
 
     Raises:
-      Damaged: If the manifest is invalid, or a file is missing, not regular, not listed, or has another size or
-        content.
+      Damaged: If the manifest is invalid, the files are larger than `max_bytes` in total, or a file is missing, not
+        regular, not listed, or has another size or content.
       NewerFormat: If the manifest's version is unknown.
       OSError: If a file cannot be read for another reason.
     """
@@ -129,7 +129,7 @@ def verify(folder: pathlib.Path, max_bytes: int | None = None) -> dict[str, Any]
 
 
 def _files_in(folder: pathlib.Path, inner: str = "") -> set[str]:
-    """Return all non-folders below a folder, except NFS's placeholders of deleted files that are still open."""
+    """Return the paths of all non-folders below a folder, except NFS's placeholders for deleted files still in use."""
     files = set()
     for name in confined.names(folder, inner):
         path = f"{inner}/{name}" if inner else name

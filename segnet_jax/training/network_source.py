@@ -1,7 +1,7 @@
-"""Sources of a trained network: a run folder, an exported folder, or a repository on the Hugging Face Hub.
+"""Sources of a trained network: a run folder, an exported folder, a bucket, or a Hugging Face Hub repository.
 
-An exported folder contains `network.safetensors`, written by `export`, and usually a model card. It is not trusted:
-only that file is read, no link is followed, and only the settings listed here are used.
+An exported folder contains `network.safetensors`, written by `export`, and usually a model card. It is untrusted:
+only that file is read, no link is followed, and only the settings listed here are accepted.
 """
 
 import pathlib
@@ -50,7 +50,7 @@ def is_exported(folder: str | pathlib.Path) -> bool:
 
 
 def read_network_config(folder: str | pathlib.Path, own_network: str = "", others: Sequence[str] = ()) -> Config:
-    """Return the config of a run, or of an exported network: its network, image size and read options.
+    """Return the config of a run, or of an exported network (its network, image size and read options).
 
     Args:
       folder: the run folder or the exported folder.
@@ -75,10 +75,10 @@ def read_network_config(folder: str | pathlib.Path, own_network: str = "", other
 
 
 def config_from(description: Description, source: str) -> Config:
-    """Return the config that an exported network describes; the description is not trusted.
+    """Return the config that an exported network describes; the description is untrusted.
 
     Raises:
-      UserError: If a setting is unknown, must not be set by a file, or has an invalid value.
+      UserError: If a setting is unknown, not allowed in an exported network, or invalid.
     """
     settings = description.settings | description.reading
     allowed = (*NETWORK_FIELDS, *READING_FIELDS)
@@ -99,7 +99,7 @@ def describe_exported(folder: str | pathlib.Path) -> Description:
 
 
 def read_exported(folder: str | pathlib.Path) -> OwnSegNet:
-    """Read an exported network completely; raises the same errors as `describe_exported`."""
+    """Read an exported network completely. Raises the same errors as `describe_exported`."""
     from segnet_jax.weights.load import read_own_segnet
 
     return read_own_segnet(_network_file(folder))

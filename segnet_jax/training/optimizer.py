@@ -1,6 +1,6 @@
 """Optimizers with gradient clipping, learning-rate multipliers by role, and frozen layers.
 
-To add an optimizer, add a function to `OPTIMIZERS` and its name to the config field `optimizer`. A new setting is a
+To add an optimizer, add a function to `OPTIMIZERS` and its name to the config field `optimizer`. A new setting needs a
 field of `OptimizerSettings` and a config field of the same name.
 """
 
@@ -15,12 +15,12 @@ from segnet_jax.training.plateau import reduce_on_plateau
 from segnet_jax.training.schedules import Schedule, constant_from, learning_rate_schedule
 
 Mask = Callable[[Mapping[str, Any]], Any]
-"""Parameters -> a tree of booleans."""
+"""Parameters -> tree of booleans."""
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Settings of the optimizer and its schedule; filled from the config fields of the same names.
+    """Settings of the optimizer and its schedule; set from the config fields of the same names.
 
     Attributes:
       optimizer: a key of `OPTIMIZERS`.
@@ -29,13 +29,13 @@ class OptimizerSettings:
       epochs: number of epochs.
       steps: number of steps; 0 to compute it from `epochs`.
       swa_epochs: number of final epochs with a constant learning rate.
-      swa_learning_rate: learning rate of these epochs; 0 for the schedule's rate at their start.
-      warmup_epochs: length of the linear warm-up.
-      step_epochs: for schedule "step": epochs between drops.
-      step_factor: for schedules "step" and "plateau": factor of each drop.
-      plateau_patience: for schedule "plateau": epochs without improvement before a drop.
-      poly_power: for schedule "poly".
-      momentum: momentum of SGD; beta1 of AdamW and Lion; Adafactor has none.
+      swa_learning_rate: learning rate of the final epochs; 0 for the schedule's rate at their start.
+      warmup_epochs: length of the linear warm-up, in epochs.
+      step_epochs: epochs between drops, for schedule "step".
+      step_factor: factor of each drop, for schedules "step" and "plateau".
+      plateau_patience: epochs without improvement before a drop, for schedule "plateau".
+      poly_power: exponent, for schedule "poly".
+      momentum: momentum of SGD; beta1 of AdamW and Lion; unused by Adafactor.
       nesterov: whether SGD uses Nesterov momentum.
       clip_gradients: maximum global norm of the gradients; 0 for no clipping.
       weight_decay: weight decay of convolution kernels, never applied to biases.
@@ -92,7 +92,7 @@ def adamw(
 def lion(
     learning_rate: optax.Schedule, settings: OptimizerSettings, decayed: Mask
 ) -> tuple[optax.GradientTransformation, ...]:
-    """Return Lion, which moves each parameter by the sign of a mean gradient, with beta1 `momentum` and beta2 0.99.
+    """Return Lion, whose updates are the sign of an averaged gradient, with beta1 `momentum` and beta2 0.99.
 
     Weight decay is decoupled and multiplied by the learning rate, which should be a third to a tenth of AdamW's.
 
@@ -104,7 +104,7 @@ def lion(
 def adafactor(
     learning_rate: optax.Schedule, settings: OptimizerSettings, decayed: Mask
 ) -> tuple[optax.GradientTransformation, ...]:
-    """Return Adafactor, which stores second moments of large kernels as rows and columns, and no first moments.
+    """Return Adafactor, which factors the second moments of large kernels and stores no first moments.
 
     The learning rate is relative to the root mean square of each parameter array. Weight decay is decoupled and
     multiplied by the learning rate, unlike in `optax.adafactor`.
@@ -136,7 +136,7 @@ def build_optimizer(
     schedule: optax.Schedule | None = None,
     own: Callable[[optax.Schedule], optax.GradientTransformation] | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Return the optimizer of a network's parameters, and its learning rate as a function of the step.
+    """Return the optimizer of a network's parameters, and its learning-rate schedule.
 
     Args:
       settings: settings of the optimizer.

@@ -1,4 +1,4 @@
-"""Custom augmentation: a batched JAX function, applied inside the training step after all other augmentations."""
+"""Custom augmentations: batched JAX functions, applied inside the training step after all other augmentations."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ class OwnAugmentation:
 
     Attributes:
       name: module and function, such as "mine:jitter".
-      function: function of an image, uint8 or uint16 [B,H,W,C], a label, uint8 [B,H,W], and random keys of
-        `jax.random`, [B], that returns image and label of the same shapes and dtypes. Batches do not depend on the
+      function: function of images, uint8 or uint16 [B,H,W,C], labels, uint8 [B,H,W], and `jax.random` keys, [B],
+        that returns images and labels of the same shapes and dtypes. Batches do not depend on the
         number of devices if the function treats each image separately.
     """
 
@@ -33,7 +33,7 @@ class OwnAugmentation:
 
     @classmethod
     def named(cls, name: str, args: Sequence[str]) -> "OwnAugmentation | None":
-        """Import the augmentation that a config names; return None if the command line does not also set it.
+        """Import the augmentation that a config names; return None if the command line does not set --augment.
 
         Raises:
           UserError: If the function cannot be imported.
@@ -47,17 +47,17 @@ class OwnAugmentation:
         Args:
           image: uint8 or uint16 [...,H,W,C].
           label: uint8 [...,H,W].
-          key: int32 [...,2], random bits of the sampler.
+          key: int32 [...,2], random bits from the sampler.
 
         Returns:
-          "image" and "label".
+          The augmented "image" and "label".
 
         Raises:
           UserError: If the function raises an exception or returns other shapes or dtypes.
         """
         image, label = lax.optimization_barrier(
             (jnp.asarray(image), jnp.asarray(label))
-        )  # same program for both inputs
+        )  # compiles to the same program for both inputs
         batch = tuple(each.reshape(-1, *each.shape[label.ndim - 2 :]) for each in (image, label))
         bits = lax.bitcast_convert_type(jnp.asarray(key).reshape(-1, 2), jnp.uint32)
         expected = _shapes(batch)
@@ -93,7 +93,7 @@ def check_own_augmentation(config: Config, own: OwnAugmentation | None) -> None:
     if config.augment and own is None:
         raise UserError(
             f"the config names the custom augmentation {config.augment}, which is only imported if this command names "
-            f'it: add --augment {config.augment}, in Python augment="{config.augment}"'
+            f'it: add --augment {config.augment}, or in Python augment="{config.augment}"'
         )
     if own is not None:
         pixels = Pixels(config.channels, int(config.image_bits))

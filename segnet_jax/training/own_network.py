@@ -1,4 +1,4 @@
-"""Custom networks, such as mine:build, which are imported only if this command line or Python call names them.
+"""Custom networks, such as mine:build, which are imported only if this command or Python call names them.
 
 Configs store only the name. Building the network of a stored config fails unless `import_network` was called first.
 """
@@ -18,7 +18,7 @@ _imported: dict[str, Any] = {}
 
 
 def import_given(args: Sequence[str]) -> None:
-    """Import the custom network that this command's arguments name, if any; raises as `import_network`."""
+    """Import the custom network named by this command's arguments, if any. Raises the errors of `import_network`."""
     for index, arg in enumerate(args):
         option, equals, value = arg.partition("=")
         if option == "--network":

@@ -1,7 +1,7 @@
 """Custom networks, losses and optimizers, passed from Python instead of named in the config.
 
-The run's config stores only their names, in the field `own`, and nothing is ever imported by such a name. To resume the
-run or restore its network, the objects must be passed again.
+The config stores only their names, in the field `own`, and never imports them by name. To resume a run or restore its
+network, pass the objects again.
 """
 
 import functools
@@ -24,13 +24,13 @@ from segnet_jax.training.own_augmentation import OwnAugmentation
 
 @dataclass(frozen=True)
 class OwnObjects:
-    """Custom objects that replace those the config names; None where the config applies.
+    """Custom objects that replace those named in the config; None where the config applies.
 
     Attributes:
-      model: class of a network that satisfies `nn.contract`, or a function of its fields that returns one.
+      model: class of a network that satisfies `nn.contract`, or a function of its fields that returns such a network.
       loss: a `Loss`; see `as_loss`.
-      optimizer: function of the learning-rate schedule, such as `optax.adamw`.
-      augment: augmentation that the config field `augment` names.
+      optimizer: function that takes a learning-rate schedule, such as `optax.adamw`.
+      augment: the augmentation named in the config field `augment`.
     """
 
     model: Callable[..., NetworkContract] | None = None
@@ -49,8 +49,8 @@ def as_loss(given: Any) -> Loss:
     """Convert a custom loss to a `Loss`.
 
     Args:
-      given: a `Loss`, or a function (logits float32 [B,H,W,C], label uint8 [B,H,W], class weights float32 [C]) -> the
-        sum of the loss over the labeled pixels, which is divided by their number over all devices.
+      given: a `Loss`, or a function (logits float32 [B,H,W,C], label uint8 [B,H,W], class weights float32 [C]) ->
+        sum of the loss over the labeled pixels. The sum is divided by the number of labeled pixels on all devices.
 
     Raises:
       UserError: If `given` is neither.
@@ -139,7 +139,7 @@ def check_given(stored: Sequence[str], given: Sequence[str], where: str) -> None
         raise UserError(f"{where} was trained without custom objects, got {', '.join(given)}: start a new run")
     passed = f"got {', '.join(given)}" if given else "which a command cannot import"
     raise UserError(
-        f"{where} was trained with objects passed from Python ({', '.join(stored)}), {passed}: resume it with "
+        f"{where} was trained with custom objects passed from Python ({', '.join(stored)}), {passed}: resume it with "
         "segnet_jax.train(...) and the same objects, or start a new run"
     )
 

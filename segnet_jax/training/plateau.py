@@ -1,6 +1,6 @@
 """The learning-rate schedule "plateau": reduce the rate when the training loss of an epoch stops improving.
 
-Its state is part of the optimizer state: checkpoints store it, so a resumed run reduces the rate at the same step.
+Its state is part of the optimizer state, so checkpoints store it and a resumed run reduces the rate at the same step.
 """
 
 from typing import Any, NamedTuple
@@ -17,10 +17,10 @@ class PlateauState(NamedTuple):
 
     Attributes:
       scale: float32, factor of the learning rate.
-      best: float32, lowest mean loss of an epoch.
-      total: float32, sum of this epoch's losses.
-      num_steps: int32, steps of this epoch.
-      num_bad: int32, epochs since the last improvement or reduction.
+      best: float32, lowest mean loss of any epoch.
+      total: float32, sum of the losses in this epoch.
+      num_steps: int32, number of steps in this epoch.
+      num_bad: int32, number of epochs since the last improvement or reduction.
     """
 
     scale: jax.Array

@@ -29,8 +29,8 @@ def choose_precision(precision: str, device: jax.Device) -> str:
 class LossScale(struct.PyTreeNode):
     """Dynamic loss scale for float16 training.
 
-    It follows the rule of flax's `DynamicScale`, which cannot be used because it computes the gradient itself, so that
-    gradients cannot be accumulated before unscaling.
+    The rule is that of Flax's `DynamicScale`, which computes the gradient itself and so does not allow gradient
+    accumulation before unscaling.
 
     Attributes:
       scale: float32, factor of the loss.
@@ -48,7 +48,7 @@ class LossScale(struct.PyTreeNode):
         return cls(scale=jnp.float32(65536.0), good_steps=jnp.int32(0))
 
     def adjust(self, finite: jax.Array) -> "LossScale":
-        """Halve the scale after non-finite gradients, double it after 2,000 finite steps."""
+        """Halve the scale after non-finite gradients, and double it after 2,000 finite steps."""
         grow = finite & (self.good_steps + 1 >= self.GROWTH_INTERVAL)
         grown = jnp.where(grow, jnp.minimum(self.scale * 2.0, jnp.float32(2.0**24)), self.scale)
         return LossScale(

@@ -1,11 +1,11 @@
 """Initialize BatchNorm after pretrained convolutions so that the encoder computes the pretrained network's features.
 
-A VGG has no BatchNorm. Inserting BatchNorm with scale 1 and shift 0 changes its features; with the standard deviation
-of each convolution's output as scale and its mean as shift, BatchNorm is the identity. Means and variances are measured
-in the pretrained network on some training images.
+A VGG has no BatchNorm. Inserting BatchNorm with scale 1 and shift 0 changes its features. If its scale is the standard
+deviation of the convolution's output and its shift is the mean, BatchNorm is the identity. Means and variances are
+measured in the pretrained network on some training images.
 
-Under BatchNorm, the norm of a kernel only affects its effective learning rate, which is inversely proportional to its
-square (van Laarhoven 2017, arXiv 1706.05350), and the next BatchNorm removes the magnitude of a layer's output. But
+Under BatchNorm, a kernel's norm affects only its effective learning rate, which is inversely proportional to the norm's
+square (van Laarhoven 2017, arXiv 1706.05350), and the next BatchNorm cancels the magnitude of a layer's output. But
 training steps hardly change scales of several hundred, as in a VGG's features. `preserve_features` can therefore give
 each kernel the norm of He initialization and each layer's output a magnitude of about 1.
 """
@@ -45,13 +45,13 @@ def measure_convolutions(
     devices: Devices,
     on_batch: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Return the mean and variance of each convolution's output, without bias, in the pretrained network.
+    """Return the mean and variance of each convolution's output, before the bias, in the pretrained network.
 
     Args:
       model: network whose encoder has the same convolutions; with `sync_axis`, statistics are taken over all devices.
       kernels: {"conv1_1": float32 [3,3,in,out], ...}.
       affine: affine map of each convolution.
-      batches: one or more batches on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
+      batches: one or more batches on the devices: "image" uint8 [L,A,B,H,W,3], of which only the first of A is used.
       preprocessing: preprocessing of the pretrained network's input.
       devices: devices to compute on.
       on_batch: called after each batch.
@@ -94,8 +94,8 @@ def preserve_features(
 ) -> dict[str, Any]:
     """Return the network's variables with BatchNorm set so that the encoder computes the pretrained network's features.
 
-    The result is exact with running statistics and, if a batch resembles the measured images, nearly so with batch
-    statistics.
+    The features are exact with running statistics; with batch statistics, they are as close as the batch's statistics
+    are to the measured ones.
 
     Args:
       variables: "params" and "batch_stats", with the pretrained kernels, and biases if the convolutions have them.

@@ -1,4 +1,4 @@
-"""Restore the network of a run from one of its checkpoints, or an exported network."""
+"""Restore a network from a run's checkpoint or from an exported folder."""
 
 import dataclasses
 import logging
@@ -69,14 +69,14 @@ def restore(
     own: OwnObjects = build.NO_OBJECTS,
     batch_norm: BatchNormChoice = "run",
 ) -> Restored:
-    """Restore the network of a run's checkpoint.
+    """Restore a network from a run's checkpoint or from an exported folder.
 
-    An exported network has a single checkpoint, with the statistics that it was exported with.
+    An exported network has a single checkpoint, with the batch-norm statistics chosen at export.
 
     Args:
       run: run folder or exported folder.
       config: config of the run.
-      checkpoint: which checkpoint to load: "best", "newest", or "result", the one of the two that result.json scores.
+      checkpoint: checkpoint to load: "best", "newest", or "result" for the one of these that result.json scores.
       devices: devices on which the variables are placed.
       precision: dtype of activations; not "auto".
       use_ema: whether to use the EMA of the variables if the run has one.
@@ -95,7 +95,7 @@ def restore(
     if is_exported(run):
         return _restore_exported(run, config, checkpoint, devices, precision)
     which = checkpoint
-    if checkpoint == "result":  # not always the best: not every protocol allows a selection by score
+    if checkpoint == "result":  # not always the best, because some protocols do not allow selection by score
         which = "best" if config.result_checkpoint == "best" else "newest"
     folder = pathlib.Path(run) / "checkpoints"
     max_bytes = max_checkpoint_bytes(config.width, config.has_own_network)
@@ -114,14 +114,14 @@ def restore(
         try:
             state = checkpoints.restore(which, step, shapes)
         except OtherState as error:
-            if "experiment" in meta:  # the config matches the checkpoint, so its state is at fault
+            if "experiment" in meta:  # the config matches the checkpoint, so the state is invalid
                 raise
             raise UserError(f"the network of {run}/config.toml does not match its checkpoint: {error}") from None
         variables = state.variables if use_ema else state.replace(ema=None).variables
         recomputed = batch_norm_statistics.load_statistics(
             folder, checkpoints.sum_of_state(which, step), variables["batch_stats"]
         )
-    if state.ema is not None and not use_ema:  # precise statistics are those of the EMA
+    if state.ema is not None and not use_ema:  # precise statistics belong to the EMA
         recomputed = None
     is_precise = (config.batch_norm if batch_norm == "run" else batch_norm) == "recompute"
     if is_precise and recomputed is None:
@@ -139,7 +139,7 @@ def _restore_exported(
     """Restore an exported network, which has a single checkpoint.
 
     Raises:
-      UserError: If the network is damaged, does not fit its description, or is another checkpoint than requested.
+      UserError: If the network is damaged or does not fit its description, or another checkpoint is requested.
     """
     found = read_exported(folder)
     description = found.description
@@ -167,7 +167,7 @@ def _restore_exported(
 
 
 def _check_channels(meta: dict[str, Any], config: Config, source: str) -> None:
-    """Raise UserError if the preprocessing is for another number of channels than the network's."""
+    """Raise UserError if the preprocessing and the network differ in the number of channels."""
     if (count := len(meta["preprocessing"]["mean"])) != config.channels:
         message = f"{source} normalizes {count} channels, but its network has {config.channels}: it is damaged"
         raise UserError(message, kind="bad-weights", file=source)

@@ -22,7 +22,7 @@ def learning_rate_schedule(
     drop_factor: float = 0.1,
     power: float = 0.9,
 ) -> optax.Schedule:
-    """Return the learning rate as a function of the step.
+    """Return a learning-rate schedule.
 
     Args:
       schedule: "constant"; "step": multiply by `drop_factor` every `drop_every` steps; "poly": the remaining fraction
@@ -52,9 +52,9 @@ def learning_rate_schedule(
 
 
 def one_cycle(peak: float, total_steps: int, rise_steps: int = 0) -> optax.Schedule:
-    """Return a cosine rise from peak / 25 to the peak and a cosine decay to peak / 250,000 at the last step.
+    """Return a schedule with a cosine rise from peak / 25 to the peak, then a cosine decay to peak / 250,000.
 
-    The rise takes `rise_steps` steps; 0 stands for 30 % of all steps.
+    The rise takes `rise_steps` steps, or 30% of all steps if `rise_steps` is 0.
 
     Source: Smith & Topin 2018 (arXiv 1708.07120), with the values of `torch.optim.lr_scheduler.OneCycleLR`.
     """

@@ -26,9 +26,9 @@ class StepSettings:
       half_gradients: whether to all-reduce gradients in 16 bits, which halves the communication: in float16 if
         activations are float16, otherwise in bfloat16.
       seed: seed of dropout; each image's mask depends on its position in the global batch, not on its device.
-      loop: whether several steps or batches in one call run as a loop; None for all platforms except the CPU.
+      loop: whether several steps or batches in one call run as a loop; None for a loop except on the CPU.
       ema_decay: decay of the EMA of the variables, if the state has one.
-      swa: first step and steps per epoch of stochastic weight averaging, which replaces the EMA.
+      swa: first step and steps per epoch of stochastic weight averaging, which replaces the EMA; None without it.
       log_norms: whether to return the norms of gradients and weights as metrics.
     """
 

@@ -1,7 +1,7 @@
 """Tree operations that process all small arrays as one vector.
 
 A network has a few large arrays and about a hundred vectors with a few hundred elements each. On a GPU, launching a
-kernel for each of these vectors takes longer than its work.
+kernel for such a vector takes longer than running it.
 """
 
 from collections import defaultdict
@@ -17,7 +17,7 @@ _MAX_SMALL = 1 << 12
 
 
 def all_finite(tree: Any) -> jax.Array:
-    """Return a bool scalar: True if no array of the tree has a NaN or an infinity."""
+    """Return a bool scalar: whether all arrays of a tree are finite."""
     leaves = jax.tree.leaves(tree)
     small, large = _split_by_size(leaves)
     finite = [jnp.isfinite(_join([leaves[i] for i in group])) for group in small]
@@ -35,7 +35,7 @@ def join_small(tree: Any) -> Any:
     """Return a tree with its small arrays computed as slices of one vector.
 
     XLA fuses operations on arrays of one shape into one kernel if they read the same array, but not if it can see that
-    they read different slices of it. The barrier hides the parts of the vector and the offsets of the slices.
+    they read different slices of it. The barrier hides how the vector was joined and where the slices begin.
     """
     leaves, structure = jax.tree.flatten(tree)
     for group in _split_by_size(leaves)[0]:

@@ -18,13 +18,13 @@ from segnet_jax.training.small_arrays import all_finite
 
 
 class TrainState(struct.PyTreeNode):
-    """Everything that a step changes; replicated, without a device axis.
+    """Training state: everything that a step changes, replicated without a device axis.
 
     Attributes:
       step: int32, number of finished steps, which is also the sampler's position.
-      skipped: int32, number of these that were skipped because of non-finite float16 gradients.
-      finite: bool, True if this and all earlier steps were finite. While it is False, steps change nothing: the state
-        stays as it was before the first non-finite step.
+      skipped: int32, number of finished steps that were skipped because of non-finite float16 gradients.
+      finite: bool, whether all steps were finite. While it is False, steps do not change the state, which remains that
+        before the first non-finite step.
       params: float32 tree of the network's parameters.
       batch_stats: float32 tree of BatchNorm's running means and variances.
       opt_state: state of the optimizer.
@@ -48,7 +48,7 @@ class TrainState(struct.PyTreeNode):
 
 
 def split_layers(tree: dict[str, Any], names: Collection[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Split parameters or statistics by layer: those in `names`, and the others."""
+    """Split parameters or statistics into those of the layers in `names` and those of all others."""
     chosen = {layer: parts for layer, parts in tree.items() if layer in names}
     return chosen, {layer: parts for layer, parts in tree.items() if layer not in chosen}
 
@@ -114,7 +114,7 @@ def _bytes_of(array: np.ndarray) -> np.ndarray:
 
 
 def sum_of_state(state: TrainState) -> str:
-    """Return the SHA-256 of a state of numpy arrays, as hex; only bit-identical states have the same."""
+    """Return the SHA-256 of a state of numpy arrays, as hex; it is equal only for bit-identical states."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         array = np.ascontiguousarray(leaf)
@@ -124,6 +124,6 @@ def sum_of_state(state: TrainState) -> str:
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
-    """Return the leaves of a tree by their paths, such as "params/conv1_1/kernel", in the tree's order."""
+    """Return {path: leaf} in the tree's order, with paths such as "params/conv1_1/kernel"."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}

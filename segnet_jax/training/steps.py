@@ -61,18 +61,18 @@ def train_step(
     Args:
       state: training state, the same on all devices.
       batch: this device's "image" uint8 [A,B,H,W,3] and "label" uint8 [A,B,H,W]: A batches for gradient accumulation.
-      settings: network, loss, optimizer and so on.
+      settings: settings of the step.
 
     Returns:
       The next state, and scalar metrics: "loss", "accuracy" (over labeled pixels), "learning_rate", "skipped" (total
       number of skipped steps) and "finite"; with float16 also "loss_scale", with `log_norms` also "gradient_norm"
       (before clipping) and "weight_norm". If loss, gradients or batch statistics are not finite, a float16 step is
-      skipped: only the step number and the loss scale change. In other precisions the state does not change in this and
-      all later steps, and "finite" is False.
+      skipped: only the step number and the loss scale change. In other precisions, neither this nor any later
+      step changes the state, and "finite" is False.
     """
     model = settings.model
-    # Gradients are divided by the number of labeled pixels after the sum over devices, so that one collective sums
-    # both. Until then, a power of two of about that size, which causes no rounding, keeps them in range.
+    # Gradients are divided by the number of labeled pixels only after both are summed by one collective. Until then, a
+    # power of two close to that number, which causes no rounding, keeps them in range.
     pixels = batch["label"].size * lax.axis_size(AXIS)
     factor = jnp.float32(0.5 ** (pixels.bit_length() - 1))
     if state.loss_scale is not None:
@@ -109,13 +109,14 @@ def train_step(
     if settings.half_gradients:
         half = jnp.bfloat16 if state.loss_scale is None else jnp.float16  # float16 needs the loss scale
         grads = jax.tree.map(lambda grad: grad.astype(half), grads)
-    # Counts as float32: XLA combines collectives of one dtype only. Above 2^24 they are rounded, as the quotient is.
+    # Counts are float32 because XLA combines only collectives of one dtype. Above 2^24 they are rounded, as is the
+    # quotient.
     counts = (right.astype(jnp.float32), num_valid(batch["label"]).astype(jnp.float32))
     with jax.named_scope("gradient_sum"):
-        grads, loss, (right, total) = lax.psum((grads, loss, counts), AXIS)  # psum, not pmean: divided by total below
+        grads, loss, (right, total) = lax.psum((grads, loss, counts), AXIS)  # not pmean: divided by `total` below
     total = jnp.maximum(total, 1)
     if model.sync_axis is None:
-        batch_stats = lax.pmean(batch_stats, AXIS)  # synchronized statistics are equal already
+        batch_stats = lax.pmean(batch_stats, AXIS)  # synchronized statistics are already equal
     batch_stats = join_small(batch_stats)
     batch_stats |= split_layers(state.batch_stats, frozen_names)[0]  # unchanged bit for bit: the mean may round
     grads = join_small(jax.tree.map(lambda grad: grad.astype(jnp.float32) / (factor * total), grads))
@@ -147,7 +148,7 @@ def train_step(
 
 
 def _averaged(ema: dict[str, Any], new: TrainState, decay: jax.Array, frozen_names: frozenset[str]) -> dict[str, Any]:
-    """Return the average after one more state; the frozen layers are unchanged bit for bit."""
+    """Return the average after one more state, with bit-identical frozen layers."""
     mean = update_ema(ema, {"params": new.params, "batch_stats": new.batch_stats}, decay)
     unchanged = {name: split_layers(tree, frozen_names)[0] for name, tree in ema.items()}
     return {name: tree | unchanged[name] for name, tree in mean.items()}
@@ -162,7 +163,9 @@ def _keys(seed: int, step: jax.Array, grad_accum_steps: int, batch_size: int) ->
 
 
 def _keep_finite(state: TrainState, new: TrainState, finite: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Return the new state if the step was finite, else the old one, and the metrics "skipped", "finite", "loss_scale".
+    """Return the new state if the step was finite, else the old one, and metrics.
+
+    The metrics are "skipped", "finite" and, with float16, "loss_scale".
 
     In float16, a non-finite step is skipped and halves the loss scale; training fails only at a scale of 1. In other
     precisions it fails immediately.
@@ -212,13 +215,13 @@ def eval_step(
       inputs: this device's inputs.
       store: data resident on the devices.
       make_batch: function of inputs and store that returns "image" uint8 [B,H,W,3] and "label" uint8 [B,H,W], where
-        VOID pixels do not count.
+        VOID pixels are ignored.
       settings: network, loss and preprocessing.
-      forward: function of variables and images that returns logits, float32 [B,H,W,C]; None for the network itself.
+      forward: function of variables and images that returns logits, float32 [B,H,W,C]; None to apply the network.
 
     Returns:
-      Over all devices: "loss", the sums of the loss; "confusions", int32 [D,B,C,C], and "boundaries", int32
-      [D,B,C,4], of each image. Of this device: "prediction", uint8 [B,H,W].
+      A dict over all devices, with the sums of "loss" and, per image, "confusions", int32 [D,B,C,C], and "boundaries",
+      int32 [D,B,C,4]; and a dict of this device, with "prediction", uint8 [B,H,W].
     """
     model = settings.model
     batch = lax.optimization_barrier(make_batch(inputs, store))

@@ -115,7 +115,7 @@ def test_other_objects_or_the_config_alone_do_not_continue_it(resumed, tmp_path)
     run = resumed[0]
     with pytest.raises(UserError, match="got loss=.*resume it with segnet_jax.train"):
         segnet_jax.train(**TINY, run=str(run.folder), loss=own_cross_entropy)
-    with pytest.raises(UserError, match="the config was trained with objects passed from Python"):
+    with pytest.raises(UserError, match="the config was trained with custom objects passed from Python"):
         segnet_jax.train(run.folder / "config.toml")
     with pytest.raises(UserError, match="unknown flag --own"):
         parse_config(["--own", "loss=os.system"], prog="segnet_jax.train", description="")

@@ -1,4 +1,4 @@
-"""Losses: one function or small file each, a row of `table.LOSSES`, and their weighted sums by `formula.parse_loss`."""
+"""Losses, listed by name in `table.LOSSES`; `formula.parse_loss` parses weighted sums of them."""
 
 from segnet_jax.training.losses.cross_entropy import CROSS_ENTROPY, cross_entropy_sum
 from segnet_jax.training.losses.formula import parse_loss

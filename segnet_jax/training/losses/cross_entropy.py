@@ -1,4 +1,4 @@
-"""Cross-entropy, with label smoothing, and the focal loss."""
+"""Cross-entropy with optional label smoothing, and the focal loss."""
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from segnet_jax.training.losses.pixels import pixel_cross_entropy
 
 
 def cross_entropy(smoothing: float = 0.0) -> Loss:
-    """Return the weighted cross-entropy loss, a mean over the labeled pixels.
+    """Return the class-weighted cross-entropy loss, averaged over the labeled pixels.
 
-    With label smoothing, the target of a pixel is 1 - smoothing on its class plus smoothing / C on every class, and the
-    class weights apply to each class of the target, as in PyTorch.
+    As in PyTorch, label smoothing makes the target of a pixel 1 - smoothing on its class plus smoothing / C on every
+    class, and the class weights apply to each class of the target.
 
     Args:
       smoothing: label smoothing, 0 to 1.
@@ -31,7 +31,7 @@ def cross_entropy(smoothing: float = 0.0) -> Loss:
 
 
 def cross_entropy_sum(logits: jax.Array, label: jax.Array, class_weights: jax.Array) -> jax.Array:
-    """Sum weight * cross-entropy over the labeled pixels.
+    """Sum class weight * cross-entropy over the labeled pixels.
 
     As in Caffe (caffe-segnet's `normalize: true`) and MATLAB, the step divides the sum over all devices by the number
     of labeled pixels, not by the sum of their weights.
@@ -54,7 +54,7 @@ CROSS_ENTROPY = Loss(cross_entropy_sum)
 def focal(gamma: float = 2.0) -> Loss:
     """Return the focal loss: cross-entropy times (1 - p)^gamma, with p the probability of the pixel's class.
 
-    The loss is a mean over the labeled pixels; the class weights serve as alpha.
+    The loss is averaged over the labeled pixels; class weights serve as alpha.
 
     Args:
       gamma: 0 (cross-entropy) to 10.

@@ -32,7 +32,7 @@ def parse_loss(formula: str) -> Loss:
     """Parse a loss formula.
 
     Raises:
-      UserError: If the formula is invalid; the message names the position and what is expected.
+      UserError: If the formula is invalid; the message gives the position and what is expected there.
     """
     return _Parser(formula).loss()
 
@@ -57,7 +57,7 @@ class _Parser:
     def loss(self) -> Loss:
         terms = [self._term()]
         while self._next().kind != "end":
-            self._take("+", 'expected "+" or the end')
+            self._take("+", 'expected "+" or the end of the formula')
             terms.append(self._term())
         return weighted_sum(terms)
 

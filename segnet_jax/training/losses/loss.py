@@ -1,7 +1,7 @@
 """The interface of losses: sums over pixels, images or classes, and a mean computed from the sums over all devices.
 
-Because only sums are computed per device, the loss and its gradient do not depend on how images and void pixels are
-distributed over devices, and an evaluation does not depend on how a split is divided into batches.
+Devices compute only sums, so the loss and its gradient do not depend on how images and void pixels are distributed over
+devices, nor does the loss of a split depend on how the split is divided into batches.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class Loss:
     mean: Mean = _mean_over_pixels
 
     def __call__(self, logits: jax.Array, label: jax.Array, class_weights: jax.Array) -> jax.Array:
-        """Return this device's part of the loss times the number of labeled pixels. Call this in a mapped step.
+        """Return this device's part of the loss times the number of labeled pixels; call this in a mapped step.
 
         The step sums these parts and their gradients over the devices and divides by the number of labeled pixels.
         """
@@ -95,13 +95,13 @@ def ratio(sums: tuple[jax.Array, jax.Array], num_pixels: Any, class_weights: jax
 
 
 def weighted_class_mean(values: jax.Array, is_present: jax.Array, class_weights: jax.Array) -> jax.Array:
-    """Return the weighted mean of values [...,C] over the present classes, or 0 if their weights are 0."""
+    """Return the class-weighted mean of values [...,C] over the classes present, or 0 if their weights are all 0."""
     weights = jnp.where(is_present, jnp.broadcast_to(class_weights, is_present.shape), 0.0)
     return jnp.sum(weights * values, axis=-1) / jnp.maximum(jnp.sum(weights, axis=-1), jnp.finfo(jnp.float32).tiny)
 
 
 def one_hot(label: jax.Array, num_classes: int) -> jax.Array:
-    """Return bool [B,H,W,C], True where a pixel of `label`, uint8 [B,H,W], has the class; VOID has none."""
+    """Return the one-hot encoding of a label, uint8 [B,H,W], as bool [B,H,W,C]; all False where VOID."""
     return label[..., None] == jnp.arange(num_classes, dtype=label.dtype)[None, None, None]
 
 
@@ -122,6 +122,6 @@ def num_valid(label: jax.Array) -> jax.Array:
 
 
 def num_right(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """Return the number of labeled pixels with a correct prediction, int32."""
+    """Return the number of correctly predicted labeled pixels, int32."""
     prediction = jnp.argmax(logits, axis=-1).astype(label.dtype)
     return jnp.sum(prediction == label, dtype=jnp.int32)  # no prediction is VOID

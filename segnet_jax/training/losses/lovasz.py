@@ -9,7 +9,7 @@ from segnet_jax.training.losses.loss import Loss, one_hot, ratio, weighted_class
 
 
 def lovasz() -> Loss:
-    """Return the Lovász-softmax loss: the mean over images of the weighted mean over the classes in the label.
+    """Return the Lovász-softmax loss: the mean over images of the class-weighted mean over the classes in the label.
 
     Errors are sorted within each image (`per_image` in the authors' code), which makes the loss independent of how
     images are distributed over devices. Images without labeled pixels do not count.
@@ -33,7 +33,7 @@ def lovasz() -> Loss:
 def _slopes(errors: jax.Array, t: jax.Array, valid: jax.Array) -> jax.Array:
     """Return the gradient of the Jaccard loss's extension with respect to the errors; all arrays are [B,C,N].
 
-    The gradient depends only on the order of the errors. A second sort, by position, restores the order of the pixels
+    The gradient depends only on the order of the errors. A second sort, by position, restores the pixel order
     without a scatter.
     """
     position = lax.broadcasted_iota(jnp.int32, errors.shape, errors.ndim - 1)

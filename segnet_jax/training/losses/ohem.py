@@ -9,18 +9,18 @@ from segnet_jax.training.losses.pixels import pixel_cross_entropy
 
 
 def ohem(threshold: float = 0.7, keep: float = 0.0625) -> Loss:
-    """Return the weighted cross-entropy loss, a mean over the hard pixels.
+    """Return the class-weighted cross-entropy loss, averaged over the hard pixels.
 
-    A labeled pixel is hard if the probability of its class is below `threshold`, or among the lowest in its image: at
-    least the fraction `keep` of each image's labeled pixels counts. Choosing within each image makes the loss
-    independent of how images are distributed over devices and batches.
+    A labeled pixel is hard if the probability of its class is below `threshold` or among the lowest fraction
+    `keep` in its image. Choosing within each image makes the loss independent of how images are distributed over
+    devices and batches.
 
     Args:
-      threshold: probability, 0 to 1.
-      keep: fraction of the labeled pixels, 0 to 1.
+      threshold: probability below which a pixel is hard, 0 to 1.
+      keep: minimum fraction of hard pixels among the labeled pixels of an image, 0 to 1.
 
     Source: Shrivastava et al. 2016 (arXiv 1604.03540); threshold and minimum as in HRNet's `OhemCrossEntropy`, whose
-    minimum counts over the batch.
+    minimum applies to the batch.
     """
     in_range("threshold", threshold, 0, 1)
     in_range("keep", keep, 0, 1)
@@ -39,6 +39,6 @@ def _hard(probability: jax.Array, label: jax.Array, threshold: float, keep: floa
     easiest_last = jnp.sort(jnp.where(valid, probability, jnp.inf).reshape(len(label), -1), axis=-1)
     num_kept = jnp.ceil(keep * jnp.sum(valid, axis=(1, 2), dtype=jnp.float32)).astype(jnp.int32)
     last = jnp.maximum(num_kept - 1, 0)[:, None]
-    limit = jnp.take_along_axis(easiest_last, last, axis=-1)[..., None]  # the easiest one that must count, [B,1,1]
+    limit = jnp.take_along_axis(easiest_last, last, axis=-1)[..., None]  # of the easiest pixel to keep, [B,1,1]
     is_kept = (num_kept > 0)[:, None, None] & (probability <= limit)
     return valid & ((probability < threshold) | is_kept)

@@ -1,4 +1,4 @@
-"""The cross-entropy of each pixel, on which several losses are built."""
+"""Cross-entropy per pixel, used by several losses."""
 
 import jax
 import jax.numpy as jnp

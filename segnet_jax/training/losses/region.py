@@ -1,4 +1,4 @@
-"""Dice and Tversky losses of the overlap between predicted and labeled regions, over all pixels of a batch."""
+"""Dice and Tversky losses: the overlap of predicted and labeled regions over all pixels of a batch."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from segnet_jax.training.losses.loss import Loss, in_range, one_hot, weighted_cl
 
 
 class Overlap(NamedTuple):
-    """Sums over the labeled pixels for each class, float32 [C]; p is the softmax, t is 1 where the label has the class.
+    """Sums over the labeled pixels for each class, float32 [C]; p is the softmax, t is the one-hot label.
 
     Attributes:
       both: sum of p * t.
@@ -24,7 +24,7 @@ class Overlap(NamedTuple):
 
 
 def overlap(logits: jax.Array, label: jax.Array, class_weights: jax.Array) -> Overlap:
-    """Return the overlap of softmax(logits), [B,H,W,C], and label, [B,H,W]; the class weights are not used."""
+    """Return the overlap of softmax(logits), [B,H,W,C], and label, [B,H,W]; `class_weights` is ignored."""
     p = jnp.where((label != VOID)[..., None], jax.nn.softmax(logits), 0.0)
     t = one_hot(label, logits.shape[-1])
     axes = (0, 1, 2)
@@ -32,7 +32,7 @@ def overlap(logits: jax.Array, label: jax.Array, class_weights: jax.Array) -> Ov
 
 
 def dice() -> Loss:
-    """Return the Dice loss, 1 - 2 * both / (predicted + labeled), a weighted mean over the classes in the labels.
+    """Return the Dice loss, 1 - 2 * both / (predicted + labeled), a class-weighted mean over the classes in the batch.
 
     Source: Milletari et al. 2016 (arXiv 1606.04797), with sums instead of sums of squares.
     """
@@ -40,7 +40,7 @@ def dice() -> Loss:
 
 
 def tversky(alpha: float = 0.3, beta: float = 0.7) -> Loss:
-    """Return the Tversky loss, 1 - the Tversky index, a weighted mean over the classes in the batch's labels.
+    """Return the Tversky loss, 1 - the Tversky index, a class-weighted mean over the classes in the batch.
 
     The index is both / (both + alpha * false positives + beta * false negatives). If alpha and beta are 0.5, it is the
     Dice coefficient.

@@ -1,4 +1,4 @@
-"""The losses by name, as `--loss` takes them."""
+"""The losses that a `--loss` formula can name."""
 
 from collections.abc import Callable
 
@@ -16,4 +16,4 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "tversky": tversky,
     "lovasz": lovasz,
 }
-"""Name in a formula -> function of the loss's parameters, which have defaults; raises ValueError for invalid ones."""
+"""Name in a formula -> function of the loss's parameters, all with defaults; raises ValueError for invalid values."""
