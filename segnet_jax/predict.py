@@ -24,6 +24,7 @@ from segnet_jax.constants import RGB, VOID
 from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, make_label_rule
+from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.inference.averaging import TTA, Views, average
 from segnet_jax.inference.ensemble import open_others
 from segnet_jax.inference.network import folded, unfolded
@@ -170,7 +171,7 @@ def predict(options: PredictOptions) -> int:
             requested = {"confidence": options.confidence, "frames": options.frames, "errors": bool(options.labels)}
             requested["uncertainty"] = options.uncertainty
             sources = name_outputs(find_sources(paths), partial(output_suffixes, **requested))
-            labels = find_labels(sources, options.labels, config.label_suffix) if options.labels else {}
+            labels = _labels(run, options.labels, config, sources) if options.labels else {}
             if options.out:
                 check_distinct({"--json": options.json}, _files(sources, pathlib.Path(options.out), requested))
                 check_free(_files(sources, pathlib.Path(options.out), requested))
@@ -274,6 +275,13 @@ def _make_folder(options: PredictOptions) -> pathlib.Path:
                 return folder
     except OSError as error:
         raise UserError(f"cannot create the folder {folder}: {error.strerror}; choose another with --out") from None
+
+
+def _labels(run: str, folder: str, config: Config, sources: Sequence[Source]) -> dict[Source, Entry]:
+    """Return the label files of the images, or the masks that a run trained on masks of one class each reads."""
+    stored = run_folder.labels_of(run)
+    classes = [name for name, _ in stored.rule.masks] if stored is not None else []
+    return find_labels(sources, folder, config.label_suffix, classes)
 
 
 def _scoring(

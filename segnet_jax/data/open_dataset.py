@@ -191,6 +191,9 @@ def label_files(data: str, read_options: ReadOptions) -> list[tuple[Path, str]]:
     by_lists = uses_pair_lists(folder)
     found = layout.find(folder, read_options) if layout and not by_lists else camvid.find(folder)
     labels = [entry.label for entries in found.entries.values() for entry in entries]
+    if any(entry.masks for entries in found.entries.values() for entry in entries):
+        message = f"{folder} has masks of one class each, whose names are those of the classes: omit --classes; to set "
+        raise UserError(f"{message}another order or colors, write {folder}/classes.toml yourself")
     if not labels:
         raise UserErrors(folder, found.faults)
     return [(path, path.relative_to(folder).as_posix()) for path in labels]
@@ -269,7 +272,7 @@ def _has_files_in(dataset: Path, folder: Path) -> bool:
         path.is_relative_to(folder)
         for split in entries.values()
         for entry in split
-        for path in (entry.image, entry.label)
+        for path in (entry.image, *entry.labels)
     )
 
 

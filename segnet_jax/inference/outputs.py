@@ -14,11 +14,13 @@ from segnet_jax.constants import Exif
 from segnet_jax.data.images.exif_rotation import check_exif_stated, exif_for_pair
 from segnet_jax.data.images.fit import fit_label, resize_label
 from segnet_jax.data.images.picture_header import MAX_PIXELS, check_sizes
-from segnet_jax.data.label_files.decode_labels import read_label_by
+from segnet_jax.data.label_files.class_masks import read_label_files
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.data.labels.label_mapping import LabelRule
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
+from segnet_jax.data.layouts.label_masks import masks_for_names
 from segnet_jax.data.layouts.names.match_names import labels_for_names
+from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.inference.predictor import Prediction, Sizing
 from segnet_jax.inference.sampling import UNCERTAINTIES
 from segnet_jax.inference.sources import Source
@@ -52,24 +54,24 @@ class LabelScoring:
     sizing: Sizing
     max_pixels: int = MAX_PIXELS
 
-    def read(self, source: Source, path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+    def read(self, source: Source, label: Entry, size: tuple[int, int]) -> np.ndarray:
         """Read the label of an image, uint8 [H,W] of class ids or VOID, at the image's size.
 
         Args:
           source: the image.
-          path: label file.
+          label: its label files.
           size: height and width of the upright image.
 
         Raises:
           UserError: If the label is invalid, or the run does not state how to read the image's EXIF rotation.
         """
         check_exif_stated(source.path, source.display_name, self.reading.exif)
-        exif = exif_for_pair(source.path, path, self.reading.exif)
-        label = read_label_by(self.rule, path, str(path), exif, self.max_pixels)
-        if label.shape != size and self.reading.resize_labels == "nearest":
-            return resize_label(label, *size)
-        check_sizes(size[::-1], label.shape[::-1], source.display_name, str(path))
-        return label
+        exif = exif_for_pair(source.path, label.label, self.reading.exif)
+        values = read_label_files(self.rule, label.label, label.masks, str, exif, self.max_pixels)
+        if values.shape != size and self.reading.resize_labels == "nearest":
+            return resize_label(values, *size)
+        check_sizes(size[::-1], values.shape[::-1], source.display_name, str(label.label))
+        return values
 
     def confusion(self, label: np.ndarray, prediction: Prediction, num_classes: int) -> np.ndarray:
         """Count the confusion matrix, int64 [C,C], at the training size if the network's input had it."""
@@ -79,20 +81,23 @@ class LabelScoring:
         return count_confusion(fitted, prediction.trained_ids, num_classes)
 
 
-def exif_for(source: Source, label: pathlib.Path | None, exif: Exif) -> Exif:
+def exif_for(source: Source, label: Entry | None, exif: Exif) -> Exif:
     """Return how to read an image's EXIF rotation: as the run does, or upright if the run does not state it."""
     if exif == "ignore" or label is None:
         return "ignore" if exif == "ignore" else "apply"
-    return exif_for_pair(source.path, label, "apply" if exif == "refuse" else exif)
+    return exif_for_pair(source.path, label.label, "apply" if exif == "refuse" else exif)
 
 
-def find_labels(sources: Sequence[Source], folder: str, suffix: str) -> dict[Source, pathlib.Path]:
+def find_labels(
+    sources: Sequence[Source], folder: str, suffix: str, classes: Sequence[str] = ()
+) -> dict[Source, Entry]:
     """Find the labels of images in a folder, with the naming rules of dataset folders.
 
     Args:
       sources: inputs of `predict`.
       folder: folder with labels.
       suffix: suffix of label names after the image's name; empty to detect it.
+      classes: the classes of the masks, if the run reads masks of one class each.
 
     Raises:
       UserError: If the folder does not exist, no image has a label, or one has two.
@@ -101,15 +106,17 @@ def find_labels(sources: Sequence[Source], folder: str, suffix: str) -> dict[Sou
     if not root.is_dir():
         raise UserError(f"no folder {folder} for --labels", kind="no-folder", file=folder)
     images = [source for source in sources if source.kind == "image"]
-    paths = labels_for_names([source.path.stem for source in images], root, suffix)
-    found = {}
+    names = [source.path.stem for source in images]
+    masks = masks_for_names(names, root, classes) if classes else {}
+    paths = {} if classes else labels_for_names(names, root, suffix)
+    found = {source: masks[source.path.stem] for source in images if source.path.stem in masks}
     for source in images:
         labels = paths.get(source.path.stem, ())
         if len(labels) > 1:
             what = f"{source.display_name} has {len(labels)} labels: {listed([str(path) for path in labels])}"
             raise UserError(what, kind="two-labels", file=source.display_name, fix="keep one of them in the folder")
         if labels:
-            found[source] = labels[0]
+            found[source] = Entry(source.path.stem, source.path, labels[0])
     if without := [source.display_name for source in images if source not in found]:
         what = f"{len(without)} of {len(images)} images have no label in {folder}: {listed(without)}"
         if not found:
@@ -168,7 +175,7 @@ class Outputs:
     confidence: bool = False
     uncertainty: bool = False
     frames: bool = False
-    labels: Mapping[Source, pathlib.Path] = field(default_factory=dict)
+    labels: Mapping[Source, Entry] = field(default_factory=dict)
     scoring: LabelScoring | None = None
     reading: ReadOptions = DEFAULTS
     max_pixels: int = MAX_PIXELS

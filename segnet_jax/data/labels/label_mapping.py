@@ -55,6 +55,9 @@ class LabelRule:
       ids, colors: as in `LabelMapping`.
       map, start, unknown_color, threshold: as in `ReadOptions`.
       by_color: kinds of label files that are read by color; all others are read by value.
+      masks: for masks of one class each, pairs (class in file names, class id or VOID); empty for other labels.
+      mask_order: names of masks that may overlap; later ones cover earlier ones.
+      unmasked: class id or VOID of pixels in no mask.
     """
 
     num_classes: int
@@ -65,6 +68,9 @@ class LabelRule:
     unknown_color: Literal["error", "ignore"] = "error"
     threshold: int = 0
     by_color: tuple[Kind, ...] = ("rgb",)
+    masks: tuple[tuple[str, int], ...] = ()
+    mask_order: tuple[str, ...] = ()
+    unmasked: int = VOID
 
     @property
     def table(self) -> np.ndarray:
@@ -81,6 +87,9 @@ class LabelRule:
         return f"the {self.num_classes} classes {classes}" + (f" and void {listed([*map(str, void)])}" if void else "")
 
 
+_OF_MASKS = ("masks", "mask_order", "unmasked")
+
+
 @dataclass(frozen=True)
 class StoredLabels:
     """The classes and label rule that a run stores.
@@ -94,8 +103,9 @@ class StoredLabels:
     rule: LabelRule
 
     def as_json(self) -> dict[str, Any]:
-        """Return both as JSON values."""
-        return {"names": self.classes.names, "colors": self.classes.colors, "rule": dict(vars(self.rule))}
+        """Return both as JSON values; without the fields of masks if there are none, as older versions did."""
+        rule = {name: value for name, value in vars(self.rule).items() if self.rule.masks or name not in _OF_MASKS}
+        return {"names": self.classes.names, "colors": self.classes.colors, "rule": rule}
 
     @property
     def label_mapping(self) -> LabelMapping:
@@ -124,8 +134,12 @@ def labels_from_json(stored: Any) -> StoredLabels:
 
 
 def _rule_from_json(stored: Any) -> LabelRule:
-    if not isinstance(stored, dict) or stored.keys() != LabelRule.__dataclass_fields__.keys():
+    fields = LabelRule.__dataclass_fields__.keys()
+    if not isinstance(stored, dict) or stored.keys() not in (fields, fields - {*_OF_MASKS}):
         raise ValueError("no label rule")
+    masks = [_list(pair) for pair in _list(stored.get("masks", []))]
+    if not all(len(pair) == 2 for pair in masks) or len(masks) > NUM_VALUES:
+        raise ValueError("no masks")
     rule = LabelRule(
         num_classes=_number(stored["num_classes"], 1, MAX_CLASSES + 1),
         ids=_pairs(stored["ids"]),
@@ -135,8 +149,11 @@ def _rule_from_json(stored: Any) -> LabelRule:
         unknown_color=_word(stored["unknown_color"], ("error", "ignore")),
         threshold=_number(stored["threshold"], 0, 256),
         by_color=tuple(_word(kind, ("grey", "palette", "rgb")) for kind in _list(stored["by_color"])),
+        masks=tuple((_name(name), _number(class_id, 0, 256)) for name, class_id in masks),
+        mask_order=tuple(map(_name, _list(stored.get("mask_order", [])))),
+        unmasked=_number(stored.get("unmasked", VOID), 0, 256),
     )
-    meant = [class_id for _, class_id in (*rule.ids, *(rule.colors or ()))]
+    meant = [class_id for _, class_id in (*rule.ids, *(rule.colors or ()), *rule.masks)] + [rule.unmasked]
     if not all(class_id < rule.num_classes or class_id == VOID for class_id in meant):
         raise ValueError("a class id that is out of range")
     return rule
@@ -157,6 +174,12 @@ def _number(value: Any, low: int, stop: int) -> int:
 def _word(value: Any, known: tuple[str, ...]) -> Any:
     if value not in known:
         raise ValueError("an unknown word")
+    return value
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError("no name")
     return value
 
 

@@ -1,7 +1,6 @@
 """Published datasets that are read like any folder, but with known classes."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +9,8 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.data.labels.label_mapping import LabelMapping
 from segnet_jax.data.labels.read_options import ReadOptions
-from segnet_jax.data.layouts import cityscapes, folder
+from segnet_jax.data.layouts import cityscapes, folder, label_studio
 from segnet_jax.data.layouts.pairs import LayoutFiles
-from segnet_jax.system.errors import UserError
 
 
 class KnownLayout(NamedTuple):
@@ -27,8 +25,6 @@ PETS = LabelMapping(
     ClassTable(("pet", "background"), ((128, 0, 0), (0, 0, 0))),
     ((1, 0), (2, 1), (3, VOID), (VOID, VOID)),
 )
-_TASK = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-(.+)-\d+\.png")
-"""Label Studio's mask names, one file per class of a task."""
 
 
 def _has_folders(*needed: str) -> Callable[[Path], str]:
@@ -76,25 +72,6 @@ def _find_coco_stuff(root: Path, read_options: ReadOptions) -> LayoutFiles:
     return found._replace(label_mapping=dataclasses.replace(label_mapping, ids=ids), notes=(*found.notes, note))
 
 
-def _recognize_label_studio(root: Path) -> str:
-    found = next((path for path in root.glob("**/*-tag-*.png") if _TASK.fullmatch(path.name)), None)
-    return f"{found.relative_to(root)} is a mask of one class, as Label Studio names them" if found else ""
-
-
-def _find_label_studio(root: Path, read_options: ReadOptions) -> LayoutFiles:
-    names = [path.name for path in root.glob("**/*-tag-*.png")]
-    classes = sorted({match[1] for match in map(_TASK.fullmatch, names) if match})
-    message = (
-        f"{len(names)} masks from Label Studio, one per class of a task ({', '.join(classes[:6])}), are named after "
-        "tasks, not images"
-    )
-    fix = (
-        "merge the masks of each task into one PNG of class ids (0 for background, 1 for the first class), named "
-        "after its image, which Label Studio's JSON export lists under the task id"
-    )
-    raise UserError(message, kind="mask-per-class", file=names[0], fix=fix)
-
-
 LAYOUTS = {
     "KITTI": KnownLayout(
         _has_folders("training/image_2", "training/semantic"),
@@ -110,6 +87,6 @@ LAYOUTS = {
         _has_folders("images", "annotations/trimaps"), _with_default("oxford-pet", PETS, _are_pets)
     ),
     "COCO-Stuff": KnownLayout(_recognize_coco_stuff, _find_coco_stuff),
-    "Label Studio": KnownLayout(_recognize_label_studio, _find_label_studio),
+    "Label Studio": KnownLayout(label_studio.recognize, label_studio.find),
 }
 """Name -> layout; all others are recognized by `folder.recognize`."""
