@@ -19,7 +19,7 @@ from segnet_jax.data.label_files.class_table_files import find_class_table, fold
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, StoredLabels
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
-from segnet_jax.data.layouts import camvid, cityscapes, fastai, known_layouts, pascal_voc
+from segnet_jax.data.layouts import camvid, cityscapes, fastai, known_layouts, label_studio, pascal_voc
 from segnet_jax.data.layouts import folder as own_folder
 from segnet_jax.data.layouts.contents import describe_contents
 from segnet_jax.data.layouts.folder import IMAGES, LABELS
@@ -159,6 +159,7 @@ LAYOUTS = {
     "Pascal VOC": pascal_voc,
     "fast.ai": fastai,
     **known_layouts.LAYOUTS,
+    "Label Studio": label_studio,
     OWN_FOLDERS: own_folder,
 }
 """Name -> layout module, in the order in which they are tried."""

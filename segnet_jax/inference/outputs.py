@@ -18,7 +18,7 @@ from segnet_jax.data.label_files.class_masks import read_label_files
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.data.labels.label_mapping import LabelRule
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
-from segnet_jax.data.layouts.label_masks import masks_for_names
+from segnet_jax.data.layouts.label_studio import masks_for_names
 from segnet_jax.data.layouts.names.match_names import labels_for_names
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.inference.predictor import Prediction, Sizing

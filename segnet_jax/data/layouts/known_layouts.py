@@ -9,7 +9,7 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.data.labels.label_mapping import LabelMapping
 from segnet_jax.data.labels.read_options import ReadOptions
-from segnet_jax.data.layouts import cityscapes, folder, label_studio
+from segnet_jax.data.layouts import cityscapes, folder
 from segnet_jax.data.layouts.pairs import LayoutFiles
 
 
@@ -87,6 +87,5 @@ LAYOUTS = {
         _has_folders("images", "annotations/trimaps"), _with_default("oxford-pet", PETS, _are_pets)
     ),
     "COCO-Stuff": KnownLayout(_recognize_coco_stuff, _find_coco_stuff),
-    "Label Studio": KnownLayout(label_studio.recognize, label_studio.find),
 }
 """Name -> layout; all others are recognized by `folder.recognize`."""

@@ -13,13 +13,13 @@ from segnet_jax.data.images.suffixes import IMAGE_SUFFIXES
 from segnet_jax.data.label_files.class_table_files import folder_label_mapping
 from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.layouts.folder import by_lists, lists_in
-from segnet_jax.data.layouts.names.mask_names import ClassMasks, entries_of
+from segnet_jax.data.layouts.names.mask_names import ClassMasks, entries_of, match_class_masks
 from segnet_jax.data.layouts.names.match_names import is_inside, pictures_below, unique_images
 from segnet_jax.data.layouts.names.name_pairs import nfc
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.layouts.names.tree import place_of
 from segnet_jax.data.layouts.pairs import LayoutFiles
-from segnet_jax.system.errors import Fault, UserError, listed, shown
+from segnet_jax.system.errors import Fault, UserError, UserErrors, listed, shown
 from segnet_jax.system.files import relative_path
 
 _MAX_JSON_BYTES = 50_000_000
@@ -46,7 +46,7 @@ def region_of(path: Path) -> Region | None:
 
 def recognize(folder: Path) -> str:
     """Return how the layout was recognized, or "" if it was not."""
-    found = next((path for path in sorted(folder.glob("**/task-*-annotation-*.png")) if region_of(path)), None)
+    found = next((path for path in folder.glob("**/task-*-annotation-*.png") if region_of(path)), None)
     return f"{shown(relative_path(found, folder))} is a mask of one class, as Label Studio names them" if found else ""
 
 
@@ -195,3 +195,32 @@ def _texts(task: dict[str, Any]) -> Iterator[str]:
     data = task.get("data")
     for values in (task, data if isinstance(data, dict) else {}):
         yield from (value for value in values.values() if isinstance(value, str))
+
+
+def masks_for_names(names: Sequence[str], folder: Path, classes: Sequence[str]) -> dict[str, Entry]:
+    """Return the masks of one class each in a folder, for `predict --labels`; names without a mask are absent.
+
+    Args:
+      names: image names, without extension.
+      folder: folder with masks.
+      classes: the classes of the masks.
+
+    Raises:
+      UserError: If the masks of an image are of several annotations, or a link leaves the folder.
+    """
+    faults: list[Fault] = []
+    images = {nfc(name): Path(f"{name}.png") for name in names}
+    paths = pictures_below(folder, folder, faults)
+    regions = [path for path in paths if region_of(path)]
+    if regions:
+        found = match_tasks(images, regions, folder, faults)
+    else:
+        found = match_class_masks(images, paths, folder, classes, holds_labels=True)
+    if faults:
+        raise UserErrors(folder, faults)
+    masks = found.masks if found else {}
+    return {
+        name: Entry(name, images[nfc(name)], masks[nfc(name)][0][1], tuple(masks[nfc(name)]))
+        for name in names
+        if nfc(name) in masks
+    }

@@ -15,8 +15,8 @@ from segnet_jax.data.dataset import Dataset, Split, report_all_faults
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.fit import resize_label
 from segnet_jax.data.label_files.class_masks import read_label_files, scan_masks
-from segnet_jax.data.label_files.interpretation.evidence import LabelEvidence, pixels_of
-from segnet_jax.data.label_files.interpretation.interpret import Interpretation, interpret
+from segnet_jax.data.label_files.interpretation.evidence import Interpretation, LabelEvidence, pixels_of
+from segnet_jax.data.label_files.interpretation.interpret import interpret
 from segnet_jax.data.label_files.interpretation.mask_classes import interpret_masks
 from segnet_jax.data.label_files.scan import scan
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, LabelRule, StoredLabels, make_label_rule

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.label_files.class_masks import MaskScan
-from segnet_jax.data.label_files.interpretation.interpret import HALF, Interpretation
+from segnet_jax.data.label_files.interpretation.evidence import HALF, Interpretation
 from segnet_jax.data.label_files.interpretation.table_values import BACKGROUND_NAMES
 from segnet_jax.data.label_files.scan import describe_files, sum_counts
 from segnet_jax.data.labels.classes import ClassTable, distinct_colors
