@@ -101,6 +101,7 @@ class DoctorOptions:
     unknown_color: Literal["error", "ignore"] = "error"  # label colors that belong to no class; ignore: read as void
     mask_order: ClassNames = ()  # masks of one class each: classes that may overlap, from below to the top
     unmasked: Literal["auto", "background", "void"] = "auto"  # masks of one class each: what pixels in no mask are
+    multi_label: bool = False  # masks of one class each: a pixel has all classes of its masks, at most 7 in all
     mostly_void: bool = False  # accept labels that are more than half void
     exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # how to read images with an EXIF rotation
     resize_labels: Literal["off", "nearest"] = "off"  # resize labels whose size differs from their image's

@@ -90,11 +90,11 @@ class Config:
     unknown_color: Literal["error", "ignore"] = "error"  # label colors that belong to no class; ignore: read as void
     mask_order: ClassNames = ()  # masks of one class each: classes that may overlap, from below to the top
     unmasked: Literal["auto", "background", "void"] = "auto"  # masks of one class each: what pixels in no mask are
+    multi_label: bool = False  # masks of one class each: a pixel has all classes of its masks, at most 7 in all
     mostly_void: bool = False  # accept labels that are more than half void
     exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # how to read images with an EXIF rotation
     resize_labels: Literal["off", "nearest"] = "off"  # resize labels whose size differs from their image's
-    # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
-    image_range: GrayRange = (0, 0)
+    image_range: GrayRange = (0, 0)  # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
     channels: int = 3  # channels of the images; 3: RGB, converted if need be; others, such as 1 or 4: as stored
     image_bits: Literal["8", "16"] = "8"  # bits per channel; 16 reads 16-bit PNG or TIFF files as stored, 0 to 65535
     follow_links: bool = False  # follow symbolic links that lead out of the dataset folder
@@ -134,7 +134,7 @@ class Config:
     dropout: float = field(default=0.0, metadata=OVERRIDE)  # dropout rate; Bayesian SegNet uses 0.5
     conv_bias: bool = False  # add a bias before each BatchNorm, as published; it has no effect
     final_batch_norm: bool = False  # apply BatchNorm and ReLU after the last convolution too
-    # head: softmax, a channel per class; or, for two classes, sigmoid: one channel, the second class's log-odds
+    # head: softmax, a channel per class (with --multi-label, of sigmoids); or, for two classes, sigmoid: one channel
     output: Literal["softmax", "sigmoid"] = "softmax"
     batch_norm_momentum: float = field(default=0.9, metadata=OVERRIDE)  # decay of the running statistics per step
     batch_norm_epsilon: float = field(default=1e-5, metadata=OVERRIDE)  # added to BatchNorm's variance

@@ -54,7 +54,8 @@ class Restored:
     @property
     def classes(self) -> ClassTable:
         """The classes that it was trained on."""
-        return ClassTable(tuple(self.meta["classes"]), tuple(map(tuple, self.meta["colors"])))
+        multi_label = bool(self.meta.get("multi_label"))  # of the config
+        return ClassTable(tuple(self.meta["classes"]), tuple(map(tuple, self.meta["colors"])), multi_label)
 
 
 def restore(
@@ -129,7 +130,7 @@ def restore(
         )
     elif is_precise:
         variables = variables | {"batch_stats": replicate(recomputed, devices)}
-    return Restored(model, variables, meta, recomputed, which)
+    return Restored(model, variables, meta | {"multi_label": config.multi_label}, recomputed, which)
 
 
 def _restore_exported(
@@ -160,6 +161,7 @@ def _restore_exported(
         "preprocessing": dataclasses.asdict(description.preprocessing),
         "precision": precision,
         "class_weights": list(weights),
+        "multi_label": config.multi_label,
     }
     _check_channels(meta, config, folder)
     return Restored(model, replicate(found.variables, devices), meta, None, description.checkpoint or "newest")

@@ -313,7 +313,7 @@ def test_flags_of_class_ids_are_refused_with_masks_and_those_of_masks_without(tm
         picture, ids = scene(i)
         save(picture, tmp_path / f"ids/images/{i}.png")
         save(ids, tmp_path / f"ids/labels/{i}.png")
-    assert "--unmasked are for masks" in refused(tmp_path / "ids", "--unmasked void")["mask-per-class"].what
+    assert "are for masks of one class each" in refused(tmp_path / "ids", "--unmasked void")["mask-per-class"].what
 
 
 def test_masks_of_one_image_have_one_size(tmp_path):

@@ -79,7 +79,7 @@ def read_class_masks(
       max_pixels: size limit.
 
     Returns:
-      uint8 [H,W], 0..C-1 or VOID.
+      uint8 [H,W], 0..C-1 or VOID; with several classes per pixel, bits as in `nn.label_bits`, or VOID.
 
     Raises:
       UserError: If a mask is invalid or of an unknown class, or masks of two classes overlap without an order.
@@ -90,6 +90,8 @@ def read_class_masks(
         message = f"{file} is a mask of {unknown[0]}, which is not a class: {listed([*ids])}"
         raise UserError(message, kind="unknown-mask", file=file, fix="rename it, or omit it by --label-files")
     areas = _areas(masks, rule.threshold, name_of, exif, max_pixels)
+    if rule.multi_label:
+        return _several_classes(areas, ids)
     names = sorted(areas, key=lambda name: rule.mask_order.index(name) if name in rule.mask_order else -1)
     label, owner = None, None
     for place, name in enumerate(names, start=1):
@@ -106,6 +108,14 @@ def read_class_masks(
                 fix = f"--mask-order with both, the one on top last, such as --mask-order {other} {name}"
                 raise UserError(message, kind="overlapping-masks", file=file, fix=f"state {fix}")
         label[area], owner[area] = ids[name], place
+    return label
+
+
+def _several_classes(areas: Mapping[str, np.ndarray], ids: Mapping[str, int]) -> np.ndarray:
+    """Return the label of pixels with any number of classes, uint8 [H,W] of bits; VOID in the masks of void classes."""
+    label = np.zeros(next(iter(areas.values())).shape, np.uint8)
+    for name, area in areas.items():
+        label[area] |= np.uint8(VOID if ids[name] == VOID else 1 << ids[name])
     return label
 
 

@@ -10,6 +10,7 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID, ClassTable, Color
 from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.labels.void import NUM_VALUES, OUTSIDE, value_table
+from segnet_jax.nn import label_bits
 from segnet_jax.system.errors import UserError, listed
 
 MAX_CLASSES = 254
@@ -58,6 +59,7 @@ class LabelRule:
       masks: for masks of one class each, pairs (class in file names, class id or VOID); empty for other labels.
       mask_order: names of masks that may overlap; later ones cover earlier ones.
       unmasked: class id or VOID of pixels in no mask.
+      multi_label: whether a pixel has the classes of all its masks, as bits: see `nn.label_bits`.
     """
 
     num_classes: int
@@ -71,6 +73,7 @@ class LabelRule:
     masks: tuple[tuple[str, int], ...] = ()
     mask_order: tuple[str, ...] = ()
     unmasked: int = VOID
+    multi_label: bool = False
 
     @property
     def table(self) -> np.ndarray:
@@ -87,7 +90,7 @@ class LabelRule:
         return f"the {self.num_classes} classes {classes}" + (f" and void {listed([*map(str, void)])}" if void else "")
 
 
-_OF_MASKS = ("masks", "mask_order", "unmasked")
+_OF_MASKS = ("masks", "mask_order", "unmasked", "multi_label")
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,10 @@ def labels_from_json(stored: Any) -> StoredLabels:
     if not all(len(color) == 3 for color in colors) or len(colors) != len(names):
         raise ValueError("no class colors")
     rule = _rule_from_json(stored["rule"])
-    if rule.num_classes != len(names):
+    if rule.num_classes != len(names) or rule.multi_label and len(names) > label_bits.MAX_CLASSES:
         raise ValueError("another number of classes")
-    return StoredLabels(ClassTable(names, tuple(tuple(_number(each, 0, 256) for each in c) for c in colors)), rule)
+    colors = tuple(tuple(_number(each, 0, 256) for each in color) for color in colors)
+    return StoredLabels(ClassTable(names, colors, rule.multi_label), rule)
 
 
 def _rule_from_json(stored: Any) -> LabelRule:
@@ -152,6 +156,7 @@ def _rule_from_json(stored: Any) -> LabelRule:
         masks=tuple((_name(name), _number(class_id, 0, 256)) for name, class_id in masks),
         mask_order=tuple(map(_name, _list(stored.get("mask_order", [])))),
         unmasked=_number(stored.get("unmasked", VOID), 0, 256),
+        multi_label=stored.get("multi_label") is True,
     )
     meant = [class_id for _, class_id in (*rule.ids, *(rule.colors or ()), *rule.masks)] + [rule.unmasked]
     if not all(class_id < rule.num_classes or class_id == VOID for class_id in meant):

@@ -28,6 +28,7 @@ class ReadOptions:
       unknown_color: whether label colors without a class are an error or void.
       mask_order: classes whose masks may overlap, of masks of one class each; later ones cover earlier ones.
       unmasked: what pixels in none of these masks are; auto: whichever is the only one that fits.
+      multi_label: whether a pixel has the classes of all its masks.
       mostly_void: whether labels may be void in more than half of their pixels.
       exif: how images with an EXIF rotation are read.
       resize_labels: whether labels are resized to their images.
@@ -48,6 +49,7 @@ class ReadOptions:
     unknown_color: Literal["error", "ignore"] = "error"
     mask_order: tuple[str, ...] = ()
     unmasked: Unmasked = "auto"
+    multi_label: bool = False
     mostly_void: bool = False
     exif: Exif = "refuse"
     resize_labels: Literal["off", "nearest"] = "off"

@@ -139,10 +139,9 @@ def _interpreted(
         mask_scans = scan_masks(masks, read_options.threshold, exif, name_of, faults)
         names = sorted({name for each in masks for name, _ in each}, key=str.casefold)
         return None if faults else interpret_masks(mask_scans, names, label_mapping, read_options, faults, notes)
-    if read_options.mask_order or read_options.unmasked != "auto":
-        message = (
-            "--mask-order and --unmasked are for masks of one class each, but the folder has labels of all classes"
-        )
+    if read_options.mask_order or read_options.unmasked != "auto" or read_options.multi_label:
+        flags = "--mask-order, --unmasked and --multi-label"
+        message = f"{flags} are for masks of one class each, but the folder has labels of all classes"
         faults.append(Fault("mask-per-class", "", message, "omit them"))
         return None
     labels = [(pair.entry.label, relative_path(pair.entry.label, folder)) for each in sound.values() for pair in each]
@@ -207,6 +206,7 @@ def _split(pairs: Sequence[Pair], folder: Path, rule: LabelRule, read_options: R
     if rule.masks:
         names = [[name for name, _ in pair.entry.masks] for pair in pairs]
         digest.update(repr((rule.masks, rule.mask_order, rule.unmasked, names)).encode())
+        digest.update(b"multi-label" if rule.multi_label else b"")
     files = {relative_path(pair.entry.image, folder): pair.image.sha256 for pair in pairs}
     for pair in pairs:
         for path, file in zip(pair.entry.labels, pair.labels, strict=True):

@@ -1,5 +1,6 @@
 """Determine the classes of masks of one class each, and what overlaps and pixels in no mask are."""
 
+import dataclasses
 import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from segnet_jax.data.labels.classes import ClassTable, distinct_colors
 from segnet_jax.data.labels.label_mapping import MAX_CLASSES, LabelMapping, LabelRule
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
 from segnet_jax.data.labels.void import VOID_NAMES
+from segnet_jax.nn.label_bits import MAX_CLASSES as MAX_LABELS
 from segnet_jax.system.errors import Fault, listed
 from segnet_jax.system.flag_names import option_of
 from segnet_jax.system.nearest import nearest_hint
@@ -50,16 +52,21 @@ def interpret_masks(
     ids = _ids(names, table, faults)
     if len(faults) > before or not scans:
         return None
-    faults += _overlaps(scans, read_options)
-    background = _background(scans, names, table, read_options, faults)
+    multi_label = read_options.multi_label
+    faults += [] if multi_label else _overlaps(scans, read_options)
+    background = None if multi_label else _background(scans, names, table, read_options, faults)
     if len(faults) > before:
         return None
-    label_mapping, masks, unmasked = _classes(ids, table, background)
+    label_mapping, masks, unmasked = _classes(ids, table, background, multi_label)
+    if multi_label and len(label_mapping.classes) > MAX_LABELS:
+        message = f"--multi-label takes at most {MAX_LABELS} classes, but there are {len(label_mapping.classes)}"
+        faults.append(Fault("too-many-classes", "", message, "choose fewer by --label-files, or merge some of them"))
+        return None
     if not table and len(label_mapping.classes) > MAX_CLASSES:
         message = f"the masks have {len(ids)} classes, over the limit of {MAX_CLASSES}"
         faults.append(Fault("no-class-ids", scans[0].name, message, "choose fewer by --label-files"))
         return None
-    if len(label_mapping.classes) < 2:
+    if len(label_mapping.classes) < 2 and not multi_label:
         message = f"all masks are of one class, {listed([*names])}, and there is no other, so there is nothing to learn"
         faults.append(Fault("one-class", scans[0].name, message, "label a second class, such as the background"))
         return None
@@ -71,10 +78,15 @@ def interpret_masks(
         masks=masks,
         mask_order=order,
         unmasked=unmasked,
+        multi_label=multi_label,
     )
-    rest = "void" if unmasked == VOID else label_mapping.classes.names[unmasked]
-    notes.append(f"note: masks of one class each: {listed([*names])}; {_uncovered(scans)} in no mask are {rest}")
-    return Interpretation(label_mapping, rule, tuple(_doubts(scans, ids, unmasked, read_options)))
+    if multi_label:
+        rest = "have none of the classes; a pixel has all classes of its masks"
+    else:
+        rest = "are void" if unmasked == VOID else f"are {label_mapping.classes.names[unmasked]}"
+    notes.append(f"note: masks of one class each: {listed([*names])}; {_uncovered(scans)} in no mask {rest}")
+    doubts = [] if multi_label else _doubts(scans, ids, unmasked, read_options)
+    return Interpretation(label_mapping, rule, tuple(doubts))
 
 
 def _flag_faults(names: Sequence[str], read_options: ReadOptions) -> list[Fault]:
@@ -84,6 +96,9 @@ def _flag_faults(names: Sequence[str], read_options: ReadOptions) -> list[Fault]
         if getattr(read_options, name) != getattr(DEFAULTS, name):
             message = f"{option_of(name)} is for labels of all classes, but the folder has masks of one class each"
             found.append(Fault("mask-per-class", "", message, f"omit {option_of(name)}"))
+    if read_options.multi_label and (read_options.mask_order or read_options.unmasked != "auto"):
+        message = "--multi-label keeps overlaps and pixels without a class, which --mask-order and --unmasked decide"
+        found.append(Fault("mask-per-class", "", message, "omit --mask-order and --unmasked"))
     for name in read_options.mask_order:
         if name not in names:
             message = f"--mask-order has {name}, but there are no masks of it{nearest_hint(name, names)}"
@@ -146,7 +161,7 @@ def _overlaps(scans: Sequence[MaskScan], read_options: ReadOptions) -> list[Faul
                 outcome = f"{below} {_percent(pixels[below] - count, whole)}, {top} {_percent(pixels[top], whole)}"
                 outcomes.append(f"{choices[-1]}: {outcome}")
             message = f"{message}: {'; '.join(outcomes)}"
-            fix = "choose which class covers the other, or correct the masks"
+            fix = "choose which class covers the other, or --multi-label if such pixels have both, or correct the masks"
         found.append(Fault("overlapping-masks", files[0], message, fix, choices))
     return found
 
@@ -212,7 +227,7 @@ def _background(
 
 
 def _classes(
-    ids: Mapping[str, int], table: LabelMapping | None, background: str | None
+    ids: Mapping[str, int], table: LabelMapping | None, background: str | None, multi_label: bool
 ) -> tuple[LabelMapping, tuple[tuple[str, int], ...], int]:
     """Return the classes, the class id of each mask, and that of pixels in no mask.
 
@@ -229,6 +244,7 @@ def _classes(
         classes, source = ClassTable(tuple(named), distinct_colors(len(named) + 1)[1:]), "the names of the masks"
         masks = tuple((name, VOID if class_id == VOID else named.index(name)) for name, class_id in ids.items())
         unmasked = VOID if background is None else named.index(background)
+    classes = dataclasses.replace(classes, multi_label=multi_label)
     pairs = (*((class_id, class_id) for class_id in range(len(classes))), (VOID, VOID))
     return LabelMapping(source, classes, pairs), masks, unmasked
 
