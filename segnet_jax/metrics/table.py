@@ -91,7 +91,8 @@ class Metric:
       key: name in `Scores`, JSON files and TensorBoard.
       label: heading in the report.
       function: maps confusion matrices, integers or integral floats [...,C,C] with rows the true class, to [...].
-        A matrix without pixels gives NaN.
+        A matrix without pixels gives NaN. Of several classes per pixel they are [...,C+1,C+2], see `co_occurrence`;
+        `_counts` reads both.
       symbol: heading in the table of published results, whose `scores` may then contain the key; "" leaves it out.
       primary: whether it gets a bootstrap interval and is stored for each kind of batch-norm statistics.
       format: converts a value, or None, to text.

@@ -47,7 +47,8 @@ def parse_with_config(
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
     if given.run:
-        read_run(given.run)  # for its error messages
+        if read_run(given.run).multi_label:
+            raise UserError(f"portability is for one class per pixel, and {given.run} predicts several")
         others = ["--config", str(pathlib.Path(given.run) / CONFIG_FILE), *others]
     config = parse_config(others, prog=prog, description=description, own=flags)
     import_given(others)
