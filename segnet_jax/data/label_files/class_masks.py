@@ -57,9 +57,10 @@ def read_label_files(
         return read_class_masks(rule, masks, name_of, exif, max_pixels)
     if not masks and not rule.masks:
         return read_label_by(rule, label, name_of(label), exif, max_pixels)
-    kinds = ["labels of all classes", "masks of one class each"]
-    message = f"{name_of(label)} is one of the {kinds[bool(masks)]}, but the run reads {kinds[not masks]}"
-    raise UserError(message, kind="mask-per-class", file=name_of(label), fix="give the labels in the form of the run's")
+    kinds = ["a label of all classes", "a mask of one class"]
+    expected = "labels of all classes" if masks else "masks of one class each"
+    message = f"{name_of(label)} is {kinds[bool(masks)]}, but the run reads {expected}"
+    raise UserError(message, kind="mask-per-class", file=name_of(label), fix="use labels of the same kind")
 
 
 def read_class_masks(

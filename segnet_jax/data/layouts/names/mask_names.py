@@ -112,7 +112,7 @@ def images_among_masks(paths: Sequence[Path]) -> list[Path]:
     rests: dict[str, set[str]] = {}
     for path in paths:
         for stem, rest in _cuts(nfc(path.stem))[1:]:
-            if stem in stems and path.stem.startswith(stem) and _class_in(rest):
+            if stem in stems and nfc(path.stem).startswith(stem) and re.search(r"[^\W\d_]", _class_in(rest)):
                 rests.setdefault(stem, set()).add(nfc(path.stem))
     masks = {stem for each in rests.values() for stem in each}
     images = [path for path in paths if nfc(path.stem) not in masks]
@@ -209,8 +209,8 @@ class _Index:
         key = self.key(path)
         for stem, rest in _cuts(nfc(path.stem)):
             for name, of_image in self.by_stem.get(stem, ()):
-                if _without(key, of_image) == () and (rest := _class_in(rest)):
-                    return name, rest
+                if _without(key, of_image) == ():
+                    return (name, found) if (found := _class_in(rest)) else None  # a label called as its image
         return None
 
     def by_image_folder(self, path: Path) -> tuple[str, str] | None:
