@@ -279,7 +279,9 @@ def _mask_suffixes(run: str, config: Config, options: PredictOptions) -> list[st
         return []
     if options.samples or options.frames:
         raise UserError("--samples and --frames are for one class per pixel, but the run has several: remove them")
-    return prediction_files.mask_suffixes(run_folder.labels_of(run).classes.names)
+    if (stored := run_folder.labels_of(run)) is None:
+        raise UserError(f"{run} does not state its classes: labels.json is missing; restore it")
+    return prediction_files.mask_suffixes(stored.classes.names)
 
 
 def _labels(run: str, folder: str, config: Config, sources: Sequence[Source]) -> dict[Source, Entry]:
