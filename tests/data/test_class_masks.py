@@ -271,6 +271,11 @@ def test_names_that_differ_by_case_only_are_a_fault(tmp_path):
     assert "Disc" in fault["unknown-mask"].what and "spelling" in fault["unknown-mask"].what
 
 
+def test_names_that_cannot_be_printed_are_a_fault(tmp_path):
+    fill(tmp_path, "masks/{name}/{i:04}.png", classes={"di\u202esc": RED, "box": BLUE})
+    assert "called di\\u202esc, which is not a name" in refused(tmp_path)["unknown-mask"].what
+
+
 # --- refused ---
 
 

@@ -15,7 +15,7 @@ from segnet_jax.data.labels.label_mapping import MAX_CLASSES, LabelMapping, Labe
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
 from segnet_jax.data.labels.void import VOID_NAMES
 from segnet_jax.nn.label_bits import MAX_CLASSES as MAX_LABELS
-from segnet_jax.system.errors import Fault, listed
+from segnet_jax.system.errors import Fault, listed, shown
 from segnet_jax.system.flag_names import option_of
 from segnet_jax.system.nearest import nearest_hint
 
@@ -24,6 +24,7 @@ _GAPS = 0.1
 """Fraction of pixels in no mask below which these may be gaps between masks rather than a background."""
 _OF_VALUES = ("map", "labels_start_at", "labels_as", "unknown_color")
 _MAX_FAULTS = 20
+_MAX_LETTERS = 100  # of a class name
 
 
 def interpret_masks(
@@ -114,6 +115,12 @@ def _plain(name: str) -> str:
 
 def _ids(names: Sequence[str], table: LabelMapping | None, faults: list[Fault]) -> dict[str, int]:
     """Return the class id of each mask, or VOID; without a class file, those of the sorted names."""
+    for name in names:
+        if not name.isprintable() or len(name) > _MAX_LETTERS:
+            message = (
+                f"masks are called {shown(name[:40])}, which is not a name of 1 to {_MAX_LETTERS} printable characters"
+            )
+            faults.append(Fault("unknown-mask", "", message, "rename them"))
     plain: dict[str, list[str]] = {}
     for name in names:
         plain.setdefault(_plain(name), []).append(name)
