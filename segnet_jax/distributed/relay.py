@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from segnet_jax.system.errors import HostLost
 
-CONNECT_SECONDS = 60.0  # process 0 opens its port just after it has announced it
+CONNECT_SECONDS = 60.0  # process 0 announces its port just before opening it
 LAST_NEWS_SECONDS = 1.0  # for the watchdog to receive the reason why process 0 ended
 
 
@@ -20,7 +20,7 @@ def open_relay(far_address: tuple[str, int], on_end: Callable[[], None]) -> int:
     """Connect to another host and open a local port that relays one connection to it.
 
     Args:
-      far_address: host and port.
+      far_address: host and port to connect to.
       on_end: called when the other host has closed the connection.
 
     Returns:
@@ -49,9 +49,7 @@ def _connect(address: tuple[str, int]) -> socket.socket:
         except OSError as error:
             if time.monotonic() > deadline:
                 where = f"port {address[1]} of process 0 at {address[0]}"
-                raise HostLost(
-                    f"{where} cannot be reached ({error.strerror}): training needs all ports open between the hosts"
-                ) from None
+                raise HostLost(f"cannot reach {where} ({error.strerror}): open all ports between the hosts") from None
             time.sleep(0.05)
 
 

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def find_labels(
     sources: Sequence[Source], folder: str, suffix: str, classes: Sequence[str] = ()
 ) -> dict[Source, Entry]:
-    """Find the labels of images in a folder, with the naming rules of dataset folders.
+    """Find the labels of images in a folder, by the naming rules of dataset folders.
 
     Args:
       sources: inputs of `predict`.

@@ -36,7 +36,7 @@ from segnet_jax.system.files import atomic_write_bytes
 
 @dataclass(frozen=True)
 class LabelScoring:
-    """The options for reading labels and scoring predictions.
+    """Options for reading labels and scoring predictions.
 
     Attributes:
       rule: label rule of the run.
@@ -70,7 +70,7 @@ class LabelScoring:
         return values
 
     def confusion(self, label: np.ndarray, prediction: Prediction, num_classes: int) -> np.ndarray:
-        """Count the confusion matrix, int64 [C,C], at the training size if the network's input had it."""
+        """Compute the confusion matrix, int64 [C,C], at the training size if that was the network's input size."""
         if prediction.trained_ids is None:
             return count_confusion(label, prediction.class_ids, num_classes, self.rule.multi_label)
         fitted = fit_label(label, self.sizing.trained, self.sizing.fit)
@@ -78,7 +78,7 @@ class LabelScoring:
 
 
 def exif_for(source: Source, label: Entry | None, exif: Exif) -> Exif:
-    """Return how to read an image's EXIF rotation: as the run does, or upright if the run does not state it."""
+    """Return how to read an image's EXIF rotation: as in the run, or upright if the run does not state it."""
     if exif == "ignore" or label is None:
         return "ignore" if exif == "ignore" else "apply"
     return exif_for_pair(source.path, label.label, "apply" if exif == "refuse" else exif)
@@ -114,13 +114,13 @@ class Outputs:
     Attributes:
       folder: output folder.
       classes: class names and colors.
-      write: calls a function that writes, and reports a full disk.
+      write: calls a function that writes files, and reports a full disk.
       key: whether to draw a class key below overlays.
       confidence: whether to write confidence maps.
       uncertainty: whether to write the uncertainty maps of dropout samples.
       frames: whether to write the class ids of each video frame.
       labels: label file of each source that has one.
-      scoring: how to read and score the labels; None without labels.
+      scoring: options for reading and scoring the labels; None without labels.
       reading: read options of the run.
       max_pixels: maximum number of pixels of an image.
     """
@@ -212,7 +212,7 @@ class Outputs:
         confidence: float,
         num_frames: int = 1,
     ) -> dict[str, Any]:
-        """Return an input's row of the summary; `confidence` is the mean, 0..255."""
+        """Return an input's row of the summary; `confidence` is its mean, 0..255."""
         fractions = zip(self.classes.names, (counts / (size[0] * size[1] * num_frames)).tolist(), strict=True)
         return {
             "input": source.display_name,

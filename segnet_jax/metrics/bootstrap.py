@@ -16,7 +16,7 @@ from segnet_jax.metrics.table import primary_metrics
 
 RESAMPLES, SEED, LEVEL = 2000, 0, 0.95
 LEVEL_TEXT = f"{100 * LEVEL:.0f} %"
-_MOST_CELLS = 2**22  # in the resampled matrices of one chunk
+_MOST_CELLS = 2**22  # maximum number of elements in the resampled matrices of one chunk
 
 Interval = tuple[float, float]
 
@@ -29,8 +29,8 @@ def intervals(
     A class without ground truth in a draw is left out of that draw's means.
 
     Args:
-      confusions: for each network, integers [N,C,C], one matrix per image, the images in the same order.
-      resamples: draws of N images; every network gets the same draws.
+      confusions: for each network, integers [N,C,C], one matrix per image, with the images in the same order.
+      resamples: number of draws of N images; every network gets the same draws.
       seed: seed of the draws.
       level: fraction of the draws within the interval.
 

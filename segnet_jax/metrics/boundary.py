@@ -6,11 +6,11 @@ border the block repeats its pixels, so the border is not a boundary. VOID belon
 the script: a class that borders on VOID has a boundary there.
 
 A boundary pixel is correct if the other boundary of its class has a pixel within 0.75 % of the image's diagonal (4.5
-pixels at 360x480). Precision is the correct fraction of the prediction's boundary, recall that of the label's.
+pixels at 360x480). Precision is the correct fraction of the prediction's boundary, recall of the label's boundary.
 
 | | `paper` | `script` |
 |---|---|---|
-| a pixel is correct if it has | any pixel within the tolerance | a partner there, in a one-to-one matching |
+| a pixel is correct if it has | any pixel within the tolerance | a partner within it, in a one-to-one matching |
 | an image's F1 is the mean over | classes with a boundary in the label | classes with one in label or prediction |
 | the F1 is the mean over | images with such a class | all images; one without boundaries counts 0 |
 
@@ -53,10 +53,10 @@ def _words_of_bits(label: jax.Array, num_classes: int) -> jax.Array:
     return jnp.where(label == VOID, 0, label).astype(jnp.uint16)[None]
 
 
-def _bits_of(place: jax.Array, num_bits: int) -> jax.Array:
-    """Return words with the bit at `place` set, or 0 where `place` is out of range (or wrapped below 0)."""
-    kind = place.dtype.type
-    return jnp.where(place < kind(num_bits), kind(1) << place, kind(0))
+def _bits_of(index: jax.Array, num_bits: int) -> jax.Array:
+    """Return words with the bit at `index` set, or 0 where `index` is out of range (or wrapped below 0)."""
+    kind = index.dtype.type
+    return jnp.where(index < kind(num_bits), kind(1) << index, kind(0))
 
 
 def boundaries(words: jax.Array) -> jax.Array:
@@ -68,7 +68,7 @@ def boundaries(words: jax.Array) -> jax.Array:
 
 
 def spread(words: jax.Array, disc: list[int]) -> jax.Array:
-    """Dilate each bit of words [...,H,W] by a disc, given by its `half_widths`."""
+    """Dilate each bit of words [...,H,W] by a disc with the given half-widths (see `half_widths`)."""
     height, width = words.shape[-2:]
     reach = len(disc) - 1
     margins = [(0, 0)] * (words.ndim - 2)
@@ -87,7 +87,7 @@ def spread(words: jax.Array, disc: list[int]) -> jax.Array:
 
 
 def boundary_counts(label: jax.Array, prediction: jax.Array, num_classes: int, multi_label: bool = False) -> jax.Array:
-    """Count boundary pixels, and those within the tolerance of the other boundary.
+    """Count the boundary pixels of label and prediction, and those within the tolerance of the other boundary.
 
     Args:
       label: uint8 [B,H,W], class ids below num_classes, or VOID.
@@ -96,7 +96,7 @@ def boundary_counts(label: jax.Array, prediction: jax.Array, num_classes: int, m
       multi_label: whether both are bit masks of classes, see `nn.label_bits`.
 
     Returns:
-      int32 [B,C,4]: pixels of the label's boundary, those among them near the prediction's, and the same vice versa.
+      int32 [B,C,4]: the label's boundary pixels, how many of these are near the prediction's boundary, and vice versa.
     """
     disc = half_widths(*label.shape[-2:])
     encode = _words_of_bits if multi_label else class_words
@@ -122,9 +122,7 @@ def _count_bits(words: jax.Array, num_classes: int) -> jax.Array:
     every_fourth = kind(int("0001" * (bits // 4), 2))
     sums = [jnp.sum((words >> kind(i)) & every_fourth, axis=-2, dtype=words.dtype) for i in range(4)]
     fours = jnp.arange(0, bits, 4).astype(kind).reshape(-1, *(1,) * (len(lead) + 3))
-    counts = jnp.sum(
-        (jnp.stack(sums)[None] >> fours) & kind(15), axis=(-2, -1), dtype=jnp.int32
-    )  # [fours, places, ...]
+    counts = jnp.sum((jnp.stack(sums)[None] >> fours) & kind(15), axis=(-2, -1), dtype=jnp.int32)  # [bits / 4, 4, ...]
     return jnp.moveaxis(counts.reshape(bits, *lead), 0, -1).reshape(*lead[:-1], -1)[..., :num_classes]
 
 

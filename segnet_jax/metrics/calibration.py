@@ -1,6 +1,6 @@
 """Calibration error, and accuracy over coverage (selective prediction).
 
-Both are computed from histograms, int64 on the host, summed over a whole split; each score divides once, at the end.
+Both are computed on the host from int64 histograms, summed over a whole split and divided only at the end.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ def count_in_bins(
       prediction: uint8 [...].
       value: float32 [...], 0 to `largest`.
       largest: upper end of the last bin.
-      bins: N.
+      bins: number of bins N.
 
     Returns:
       "pixels" and "right", int32 [N].
@@ -49,7 +49,7 @@ class Calibration:
     """A reliability diagram and its error.
 
     Attributes:
-      pixels: int64 [N], labeled pixels in each bin of confidence.
+      pixels: int64 [N], labeled pixels in each confidence bin.
       confidence: float64 [N], their mean confidence; NaN in an empty bin.
       accuracy: float64 [N], the fraction predicted correctly; NaN in an empty bin.
       error: expected calibration error, the mean of |accuracy - confidence| over bins, weighted by pixels.
@@ -93,8 +93,8 @@ def accuracy_over_coverage(
     """Compute the accuracy of the pixels that remain after dropping the most uncertain ones.
 
     Args:
-      counts: from `count_in_bins` by uncertainty, summed over the split. The bin in which a coverage ends is kept in
-        part, with its mean accuracy.
+      counts: from `count_in_bins` by uncertainty, summed over the split. If a coverage ends within a bin, a fraction of
+        the bin is kept, with its mean accuracy.
       coverages: fractions of the labeled pixels to keep, above 0.
 
     Returns:

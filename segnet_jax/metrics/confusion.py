@@ -18,7 +18,7 @@ from segnet_jax.metrics.co_occurrence import count_co_occurrences
 from segnet_jax.metrics.table import CLASS_METRICS, METRICS, class_pixels
 
 _BLOCK_NUMBERS = 2**23
-"""Elements of a block's one-hot matrix (32 MB), which bounds the memory for any number of images."""
+"""Number of elements in a block's one-hot matrix (32 MB); it bounds the memory use for any number of images."""
 
 
 def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
@@ -76,7 +76,7 @@ def count_by_products(label: jax.Array, prediction: jax.Array, num_classes: int)
     return total
 
 
-_PART = 2**20  # pixels
+_PART = 2**20  # pixels per chunk
 
 
 def count_confusion(
@@ -87,7 +87,7 @@ def count_confusion(
         return count_co_occurrences(label, prediction, num_classes)
     counts = np.zeros(num_classes * num_classes, np.int64)
     labels, predictions = label.reshape(-1), prediction.reshape(-1)
-    for start in range(0, labels.size, _PART):  # eight bytes per pixel, of up to fifty million
+    for start in range(0, labels.size, _PART):  # int64 cells of a whole 50-megapixel image would take 400 MB
         part = slice(start, start + _PART)
         known = labels[part] != VOID
         cell = labels[part][known].astype(np.int64) * num_classes + predictions[part][known]
@@ -126,7 +126,7 @@ class Scores:
 
     @property
     def absent(self) -> tuple[int, ...]:
-        """Return the ids of classes without ground truth, which the means leave out."""
+        """Ids of the classes without ground truth, which the means leave out."""
         return tuple(int(class_id) for class_id in np.flatnonzero(self.pixels == 0))
 
 

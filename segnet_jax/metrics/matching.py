@@ -1,9 +1,9 @@
 """The number of one-to-one pairs between the boundaries of a label and a prediction, as in BSDS's `correspondPixels`.
 
-`correspondPixels` minimizes the sum of distances, where an unpaired pixel costs a hundred times the tolerance. The
-number of pairs, which is all that precision and recall need, is therefore that of a maximum bipartite matching. It is
-computed exactly, on the host: a greedy matching with the farthest free pixel, which comes within about ten percent
-(with the nearest: fifteen), is completed by maximum flow.
+`correspondPixels` minimizes the sum of distances, where an unpaired pixel costs a hundred times the tolerance. Its
+number of pairs, which is all that precision and recall need, is therefore the size of a maximum bipartite matching. It
+is computed exactly on the host: a greedy matching with the farthest free pixel comes within about 10 % (with the
+nearest, 15 %), and maximum flow completes it.
 """
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""The table of metrics. To add one, add one row to `METRICS`; for a score of each class, to `CLASS_METRICS`.
+"""The table of metrics. To add a metric, add a row to `METRICS`; to add a score per class, add it to `CLASS_METRICS`.
 
 Everything that computes, stores or shows metrics reads this table: `confusion.scores`, `result.json`, `metrics.jsonl`,
 TensorBoard, the bootstrap intervals, the printed table, the report, and the comparison with published results.
@@ -93,7 +93,7 @@ class Metric:
       function: maps confusion matrices, integers or integral floats [...,C,C] with rows the true class, to [...].
         A matrix without pixels gives NaN. Of several classes per pixel they are [...,C+1,C+2], see `co_occurrence`;
         `_counts` reads both.
-      symbol: heading in the table of published results, whose `scores` may then contain the key; "" leaves it out.
+      symbol: heading in the table of published results, whose `scores` may then contain the key; "" to omit the metric.
       primary: whether it gets a bootstrap interval and is stored for each kind of batch-norm statistics.
       format: converts a value, or None, to text.
     """
@@ -120,7 +120,7 @@ METRICS = {
 
 CLASS_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "iou": class_iou,
-    "accuracy": class_accuracy,  # the recall, as MATLAB calls it
+    "accuracy": class_accuracy,  # MATLAB's name for recall
     "precision": class_precision,
     "recall": class_accuracy,
     "dice": class_dice,

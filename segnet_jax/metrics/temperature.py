@@ -15,7 +15,7 @@ from jax import lax
 from segnet_jax.constants import VOID
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
-_ROUNDS, _POINTS = 3, 17  # each round looks at this many factors and narrows the range to one of their 16 intervals
+_ROUNDS, _POINTS = 3, 17  # each round evaluates 17 factors and narrows the range to one of their 16 intervals
 
 
 def nll_and_slope(logits: jax.Array, label: jax.Array, factors: jax.Array) -> jax.Array:

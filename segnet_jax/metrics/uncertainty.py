@@ -32,7 +32,7 @@ jax.tree_util.register_dataclass(Uncertainty)
 
 
 def uncertainty(probabilities: jax.Array) -> Uncertainty:
-    """Compute the uncertainty of samples of probabilities, float32 [T,...,C] that sum to 1 over classes."""
+    """Compute the uncertainty from T samples of probabilities, float32 [T,...,C], which sum to 1 over the classes."""
     mean = probabilities.mean(axis=0)
     total = entropy(mean)
     return Uncertainty(
@@ -44,5 +44,5 @@ def uncertainty(probabilities: jax.Array) -> Uncertainty:
 
 
 def entropy(probabilities: jax.Array) -> jax.Array:
-    """Return the entropy of [...,C] over classes, in nats, 0 to log(C)."""
+    """Return the entropy of probabilities [...,C] over the classes, in nats: 0 to log(C)."""
     return jax.scipy.special.entr(probabilities).sum(axis=-1)

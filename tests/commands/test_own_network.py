@@ -1,4 +1,4 @@
-"""Networks of the user's own modules: trained, resumed and used only where the command names them."""
+"""Test that custom networks are trained, resumed and used only if the command names them."""
 
 import json
 import sys
@@ -46,7 +46,7 @@ number = 7
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """Write a module of an own name for each test, so that Python imports it anew."""
+    """Write a module with a different name for each test, so that Python imports it again."""
     name = f"mine_{tmp_path.name.replace('-', '_')}"
     (tmp_path / f"{name}.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
@@ -61,7 +61,7 @@ def train(monkeypatch, *flags):
 
 
 def forget(monkeypatch):
-    """Behave as a new process does, which has imported no own network."""
+    """Behave like a new process, which has imported no custom network."""
     monkeypatch.setattr(own_network, "_imported", {})
 
 

@@ -1,4 +1,4 @@
-"""Sweeps: the runs that a file describes, faults that stop only their run, resuming, and the table."""
+"""Test sweeps: the runs of a file, faults that stop only their run, resuming, and the table."""
 
 import json
 import subprocess
@@ -69,17 +69,17 @@ def test_named_runs_and_every_combination_of_the_grid_are_runs_in_order(tmp_path
         (SMALL + '[runs."../x"]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '../x'"),
         (SMALL + '[runs.".."]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '..'"),
         (SMALL + '[runs."."]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '.'"),
-        (SMALL + '[grid]\nnetwork = ["mine:Net"]\n', "network 'mine:Net' is own code, .* when a command line names it"),
-        (SMALL + '[grid]\naugment = ["mine:f"]\n', "augment 'mine:f' is own code, .* when a command line names it"),
+        (SMALL + '[grid]\nnetwork = ["mine:Net"]\n', "network 'mine:Net' is custom code, .* named on a command line"),
+        (SMALL + '[grid]\naugment = ["mine:f"]\n', "augment 'mine:f' is custom code, .* named on a command line"),
         (SMALL + 'lr_mult = ["--network=mine:Net"]\n[grid]\nseed = [1]\n', "lr_mult in .* must not begin with -"),
         (SMALL + 'lr_mult = {"--network=mine:N" = 1}\n[grid]\nseed = [1]\n', "lr_mult in .* must not begin with -"),
-        (SMALL + '[grid]\nlogger = [["wandb"]]\n', "logger in .* belongs to a single start"),
-        (SMALL + "folds = 3\n[grid]\nseed = [1]\n", "folds without fold is a run for each fold: add the fold"),
-        (SMALL + "[grid]\nseed = [1, 1]\n", "names the same run twice"),
+        (SMALL + '[grid]\nlogger = [["wandb"]]\n', "logger in .* applies to a single start"),
+        (SMALL + "folds = 3\n[grid]\nseed = [1]\n", "folds without fold trains several runs: add fold"),
+        (SMALL + "[grid]\nseed = [1, 1]\n", "contains a run twice"),
         (SMALL + '[grid]\nloss = ["dise"]\noptimizer = ["adm"]\n', "run .* of .*must be one of .*nearest: adamw"),
         (SMALL + "[grid]\nlearning_rate = [0.1, 99]\n", "run learning_rate=99 of .*--learning-rate must be between"),
-        (SMALL + '[grid]\nrun = ["a"]\n', "run in .* belongs to a single start"),
-        (SMALL + '[grid]\nown = [["loss=os.system"]]\n', "own in .* belongs to a single start"),
+        (SMALL + '[grid]\nrun = ["a"]\n', "run in .* applies to a single start"),
+        (SMALL + '[grid]\nown = [["loss=os.system"]]\n', "own in .* applies to a single start"),
         (SMALL + "[grid]\nseed = [1]\n[runs.a]\nseed = 2\n", r"seed is both in \[grid\] and in \[runs.a\]"),
         (SMALL + "[grid]\nseed = [1", "is not a valid TOML file"),
         (SMALL + "[grid]\n" + "".join(f"{k} = {list(range(1, 40))}\n" for k in ("seed", "epochs")), "1521 runs"),
@@ -103,13 +103,13 @@ def test_every_fold_may_be_a_run_of_the_grid(tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="no sweep file .*none.toml"):
+    with pytest.raises(UserError, match="none.toml is not a file: pass the TOML file"):
         read_plan(str(tmp_path / "none.toml"))
 
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Replace the training of a run: it writes a config and a result, or fails with the code of its name."""
+    """Replace training by writing a config and a result, or failing with the exit code in the run's name."""
     seen, codes = [], {}
 
     def train(run, stop):

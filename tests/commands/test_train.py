@@ -314,8 +314,8 @@ def test_labels_without_training_signal_are_reported(logged):
     check_labels(two, train=read_of(sky, void), val=read_of(sky, road))
     assert logged == [
         "warning: 1 of 2 train labels are entirely void",
-        "warning: no train pixel of road; in its scores it is reported as absent",
-        "warning: road only in val: no training pixel, so it cannot be learned",
+        "warning: no train pixel of road, which the scores report as absent",
+        "warning: only val labels contain road, which therefore cannot be learned",
     ]
     with pytest.raises(UserError, match="all 2 val labels are entirely void"):
         check_labels(two, train=read_of(sky, road), val=read_of(void, void))

@@ -1,4 +1,4 @@
-"""Check that every network fulfills the contract, and that violations are detected."""
+"""Check that every network satisfies the contract, and that violations are detected."""
 
 from functools import partial
 
@@ -40,7 +40,7 @@ def test_every_network_keeps_the_contract(model):
 
 
 class Small(nn.Module):
-    """The smallest network that fulfills the contract; `fault` names a violation."""
+    """The smallest network that satisfies the contract; `fault` names a violation."""
 
     num_classes: int = 3
     folded: bool = False

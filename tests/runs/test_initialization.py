@@ -66,7 +66,7 @@ def train_by(*flags):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Make a run with random variables and CamVid's classes whose result belongs to its best checkpoint."""
+    """Make a run with random variables and CamVid's classes, whose result.json scores its best checkpoint."""
     return make_run(tmp_path_factory.mktemp("source") / "run")
 
 
@@ -95,7 +95,7 @@ def test_where_the_run_has_averaged_parameters_those_are_taken(tmp_path):
     state, expected = first_state(folder), saved(folder)["ema"]
     assert state.ema is None
     assert_same_bits({"params": state.params, "batch_stats": state.batch_stats}, expected)
-    assert_same_bits(first_state(folder, ema_decay=0.99).ema, expected)  # a new average begins with it
+    assert_same_bits(first_state(folder, ema_decay=0.99).ema, expected)  # a new EMA starts from it
 
 
 def test_recomputed_statistics_are_taken_where_the_run_is_scored_by_them(tmp_path):
@@ -268,7 +268,7 @@ def test_the_protocol_for_few_images_trains_what_convert_has_left(caffe, tmp_pat
     with pytest.raises(UserError) as caught:
         train.train(parse_config(args, prog="segnet_jax.train", description=""))
     args += caught.value.faults[0].fix.split()
-    with jax.numpy_dtype_promotion("standard"):  # optax's cosine takes the lesser of a float and a count
+    with jax.numpy_dtype_promotion("standard"):  # optax's cosine takes the minimum of a float and a count
         assert train.train(parse_config(args, prog="segnet_jax.train", description="")) == 0
     assert "trained by" not in capfd.readouterr().err
     found = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -347,7 +347,7 @@ def test_a_run_that_is_still_training_is_refused(copied, capfd, tmp_path):
     with open(copied / "lock", "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         message = refused(capfd, copied, "--run", tmp_path / "new")
-    assert "is still training, by process 7 on here since noon: wait" in message
+    assert "is still being trained by process 7 on here since noon: wait" in message
     assert files_of(tmp_path) == before
 
 

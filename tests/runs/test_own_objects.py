@@ -1,4 +1,4 @@
-"""Network, loss, optimizer and callbacks given from Python: the same training, recorded, and asked for again."""
+"""Test custom networks, losses, optimizers and callbacks: the same training, stored names, required again on resume."""
 
 import functools
 import json
@@ -30,7 +30,7 @@ TINY |= {"class_weights": "none", "epochs": 2, "devices": "1", "learning_rate": 
 
 
 def own_cross_entropy(logits, label, class_weights):
-    """Sum the cross-entropy over labeled pixels, in other words than the package."""
+    """Sum the cross-entropy over labeled pixels, independently of the package."""
     return cross_entropy_sum(logits, label, class_weights)
 
 
@@ -38,7 +38,7 @@ OWN = {"model": SegNet, "loss": own_cross_entropy, "optimizer": functools.partia
 
 
 class Recorder(segnet_jax.Callback):
-    """Keep what each hook was called with."""
+    """A callback that records the arguments of each hook."""
 
     def __init__(self):
         self.seen = []
@@ -70,7 +70,7 @@ def optax_promotion():
 
 @pytest.fixture(scope="module")
 def resumed(tmp_path_factory):
-    """Train with own objects, stop after three of four steps, and resume; return the run and what the hooks saw."""
+    """Train with custom objects, stop after three of four steps, and resume; return the run and the hooks' calls."""
     recorder, folder = Recorder(), tmp_path_factory.mktemp("runs") / "own"
     settings = TINY | OWN | {"run": str(folder), "callbacks": [recorder], "log_norms": True}
     assert segnet_jax.train(**settings, max_steps=3, profile=1).scores is None
@@ -201,7 +201,7 @@ class NoTap(SegNet):
 
 
 def test_a_config_and_a_protocol_or_a_model_for_a_built_in_network_are_refused(tmp_path):
-    with pytest.raises(UserError, match="give either config or protocol"):
+    with pytest.raises(UserError, match="pass either config or protocol"):
         segnet_jax.train(Config(), protocol="demo")
     with pytest.raises(UserError, match="was not given from Python: omit model"):
         segnet_jax.load(make_run(tmp_path / "run"), model=SegNet)

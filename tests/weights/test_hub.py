@@ -1,4 +1,4 @@
-"""Networks from the Hugging Face Hub, here a local server: two files of bounded size, in a folder without links."""
+"""Test networks from the Hugging Face Hub, here a local server: two files of limited size, a folder without links."""
 
 import os
 import pathlib
@@ -26,7 +26,7 @@ NETWORK = "network.safetensors"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """The files of a repository: an export, a file of code that nobody asks for."""
+    """Return the files of a repository: an export, and a code file that must not be requested."""
     folder = tmp_path_factory.mktemp("made")
     options = export.ExportOptions(
         str(make_run(folder / "run")), format=("safetensors",), out=str(folder / "out"), images=1
@@ -123,7 +123,7 @@ def test_load_init_evaluate_and_the_command_predict_take_the_name_of_a_repositor
         config = Config(data="synthetic", depth=1, width=1 / 16, init="hf://someone/street")
         trained = read_initial(config, choose_devices("1"))
         assert trained.source == "hf://someone/street" and trained.classes == network.class_names
-        with pytest.raises(UserError, match="names no dataset: add --data"):
+        with pytest.raises(UserError, match="does not name a dataset: add --data"):
             evaluate.evaluate(evaluate.EvaluateOptions("hf://someone/street"))
         command = [sys.executable, "-m", "segnet_jax.predict", "hf://someone/street", "street.png"]
         environment = os.environ | {"HF_ENDPOINT": url, "PYTHONPATH": os.pathsep.join(sys.path)}

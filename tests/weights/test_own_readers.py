@@ -1,4 +1,4 @@
-"""Compare our readers with the formats' own libraries without our checks."""
+"""Compare our readers with the formats' libraries, without our checks."""
 
 import io
 import json
@@ -21,7 +21,7 @@ FLOATS = ("f2", "f4", "f8")
 
 
 def test_hdf5_arrays_are_those_that_h5py_wrote(tmp_path):
-    """Check nested groups, hundreds of names in one group, attributes, every dtype and rank."""
+    """Check nested groups, hundreds of names in one group, attributes, and every dtype and rank."""
     random, expected = np.random.default_rng(0), {}
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.attrs["layer_names"] = [b"layer" * 20] * 50

@@ -79,7 +79,7 @@ def reversed_after(net):
     net.add("Slice", *REVERSAL["first"])
 
 
-SAID = {  # what stands before the first convolution -> channel order of its kernel, preprocessing
+SAID = {  # nodes before the first convolution -> channel order of its kernel, preprocessing
     "Keras": (lambda net: keras(net, ""), "BGR", CAFFE),
     "Keras, reversed by a slice": (lambda net: keras(net, "slice"), "BGR", CAFFE),
     "Keras, reversed by indices": (lambda net: keras(net, "gather"), "BGR", CAFFE),

@@ -1,4 +1,4 @@
-"""Test what `--init` may name: published weights or a path."""
+"""Test the values of `--init`: published weights or a path."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Published datasets that are read like any folder, but with known classes."""
+"""Layouts of published datasets, with their classes, and of Label Studio."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -62,7 +62,7 @@ def _recognize_coco_stuff(root: Path) -> str:
 
 
 def _find_coco_stuff(root: Path, read_options: ReadOptions) -> LayoutFiles:
-    """Find COCO-Stuff's pairs; stuffthingmaps have the ids of labels.txt minus one, which counts `unlabeled` as 0."""
+    """Find COCO-Stuff's pairs; stuffthingmaps contain the ids of labels.txt (where 0 is `unlabeled`) minus one."""
     found = folder.find(root, read_options)._replace(name="coco-stuff")
     label_mapping = found.label_mapping
     if label_mapping is None or not label_mapping.is_explicit or dict(label_mapping.ids).get(0) != VOID:
@@ -88,4 +88,4 @@ LAYOUTS = {
     ),
     "COCO-Stuff": KnownLayout(_recognize_coco_stuff, _find_coco_stuff),
 }
-"""Name -> layout; all others are recognized by `folder.recognize`."""
+"""Layout name -> layout."""
