@@ -134,7 +134,7 @@ class Config:
     dropout: float = field(default=0.0, metadata=OVERRIDE)  # dropout rate; Bayesian SegNet uses 0.5
     conv_bias: bool = False  # add a bias before each BatchNorm, as published; it has no effect
     final_batch_norm: bool = False  # apply BatchNorm and ReLU after the last convolution too
-    # output layer; softmax: a channel per class, with --multi-label a sigmoid each; sigmoid: one channel, for two classes
+    # output layer; softmax: a channel per class (--multi-label: a sigmoid each); sigmoid, for two classes: one channel
     output: Literal["softmax", "sigmoid"] = "softmax"
     batch_norm_momentum: float = field(default=0.9, metadata=OVERRIDE)  # decay of the running statistics per step
     batch_norm_epsilon: float = field(default=1e-5, metadata=OVERRIDE)  # added to BatchNorm's variance
