@@ -141,7 +141,7 @@ def _network(graph: "_Graph", x: str, model: SegNet, params: dict[str, Any]) -> 
 
 def _bits_above_zero(graph: "_Graph", logits: str, num_classes: int) -> str:
     """Return the sum of 2^c over the classes c whose logit is above 0, as `label_bits.classes_above_half`."""
-    is_above = graph.add("Greater", [logits, graph.constant("zero", np.zeros((1, 1, 1, 1), np.float32))], "is_above")
+    is_above = graph.add("Greater", [logits, graph.zero], "is_above")
     bits = graph.constant("bits", np.float32(2.0 ** np.arange(num_classes)).reshape(1, -1, 1, 1))
     each = graph.add("Mul", [graph.add("Cast", [is_above], "above", to=_FLOAT), bits], "above_bits")
     return graph.add(
