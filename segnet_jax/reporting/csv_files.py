@@ -8,12 +8,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from segnet_jax.metrics.confusion import scores
+from segnet_jax.system.errors import shown
 
 _COLUMNS = ("image", "pixels", "accuracy", "mIoU")
 
 
 def safe_cell(text: str) -> str:
-    """Return a name as a cell's text; one that a spreadsheet would run as a formula gets an apostrophe."""
+    """Return a name as a cell's text: control characters are escaped, and a formula gets an apostrophe."""
+    text = shown(text)
     return f"'{text}" if text[:1] in "=+-@" else text
 
 
@@ -25,7 +27,7 @@ def image_scores_csv(names: Sequence[str], confusions: np.ndarray, class_names: 
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*_COLUMNS, *(f"IoU {name}" for name in class_names)])
+    writer.writerow([*_COLUMNS, *(shown(f"IoU {name}") for name in class_names)])
     for name, confusion in zip(names, confusions, strict=True):
         writer.writerow([safe_cell(name), int(confusion.sum()), *map(_cell, _values(confusion))])
     return buffer.getvalue()

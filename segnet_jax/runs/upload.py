@@ -1,7 +1,8 @@
 """Upload a run to a bucket while it is trained, and when it ends: `--upload s3://BUCKET/PREFIX`.
 
-A thread looks at times for new checkpoints, and uploads then what has changed; the training never waits for it. What
-could not be uploaded is named in a warning at the end, and the run on the local disk is complete without it.
+A thread looks at times for new checkpoints, and uploads then what has changed; the training never waits for it. At its
+end, it waits until all files are uploaded, but not for a bucket that no longer takes any. What could not be uploaded is
+named in a warning at the end, and the run on the local disk is complete without it.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from segnet_jax.training.manifest import MANIFEST
 logger = logging.getLogger(__name__)
 
 _SECONDS = 10.0  # between two looks for new checkpoints
+_PATIENCE = 300.0  # seconds that the end of a training waits for a file, or a part of one, to be uploaded
 
 
 def check_upload(address: str) -> None:
@@ -70,7 +72,7 @@ def uploading(folder: pathlib.Path, address: str, is_new: bool) -> Iterator[None
         yield
     finally:
         ended.set()
-        thread.wait()
+        upload.wait(thread)
         upload.report()
 
 
@@ -88,6 +90,9 @@ class Upload:
         self._done: dict[str, tuple[int, int]] = {}  # name -> size and time of change of what was uploaded
         self._left: list[str] = []
         self._why = ""
+        from fsspec.callbacks import Callback  # open_bucket needs fsspec too
+
+        self._progress = Callback()
 
     def check_new(self) -> None:
         """Check that the bucket contains no run of this name, unless it cannot be listed.
@@ -117,6 +122,18 @@ class Upload:
                 before = found
         self.sync()
 
+    def wait(self, thread: Background) -> None:
+        """Wait for the thread of `follow`, at most `_PATIENCE` seconds without any progress."""
+        while thread.is_busy:
+            before = self._progress.value
+            thread.wait(_PATIENCE)
+            if thread.is_busy and self._progress.value == before:
+                files = self._files()
+                self._left = sorted(name for name, about in files.items() if self._done.get(name) != about)
+                self._why = f"nothing was uploaded for {_PATIENCE:.0f} seconds"
+                return
+        thread.wait()
+
     def sync(self) -> None:
         """Upload what is new or has changed, and delete there what this upload wrote and the run has deleted since."""
         files = self._files()
@@ -125,8 +142,9 @@ class Upload:
         self._left, self._why = [], ""
         for place, name in enumerate(changed):
             try:
-                self._bucket.put_file(str(self._folder / name), f"{self._root}/{name}")
+                self._bucket.put_file(str(self._folder / name), f"{self._root}/{name}", callback=self._progress)
                 self._done[name] = files[name]
+                self._progress.relative_update()
             except Exception as error:  # of the packages, which have no common base
                 if (self._folder / name).exists():  # else an older checkpoint, deleted meanwhile
                     self._left, self._why = changed[place:], reason(error)

@@ -19,6 +19,11 @@ def is_address(source: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source) is not None
 
 
+def is_bucket(source: str) -> bool:
+    """Return whether a source is an address in a bucket."""
+    return is_address(source) and source.partition("://")[0] in PACKAGES
+
+
 def check_address(flag: str, address: str) -> None:
     """Check the form of an address; nothing is connected to.
 
@@ -56,19 +61,24 @@ _named: set[str] = set()
 
 
 def remember_named(args: Iterable[str]) -> None:
-    """Remember the addresses among the arguments of this command or Python call: only these may be read as data."""
+    """Remember the addresses among the arguments of this command or Python call: only these may be read."""
     for arg in args:
         _named.update(each for each in (arg, arg.partition("=")[2]) if is_address(each))
 
 
-def check_named(address: str) -> None:
+def check_named(flag: str, address: str) -> None:
     """Check that this command names an address, which a stored config may name too: it is read with one's credentials.
+
+    Args:
+      flag: the flag that takes it.
+      address: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or hf://OWNER/NAME.
 
     Raises:
       UserError: If it does not.
     """
     if address not in _named:
+        kind = "a repository" if address.startswith("hf://") else "a bucket"
         raise UserError(
-            f"the stored settings name {address}, and a bucket is only read if this command names it: add --data "
+            f"the stored settings name {address}, and {kind} is only read if this command names it: add {flag} "
             f"{address}"
         )
