@@ -96,7 +96,7 @@ def test_a_wrong_file_is_answered_before_anything_is_trained(tmp_path, text, mes
 
 
 @pytest.mark.parametrize(
-    "line", ['network = "mine:Net"', 'augment = "mine:f"', "max_steps = 3", "folds = 2", 'init = "gs://b/x"']
+    "line", ['network = "mine:Net"', 'augment = "mine:f"', "max_steps = 3", "folds = 2", 'init = "gs://bucket/x"']
 )
 def test_a_config_file_that_a_sweep_names_may_do_no_more_than_the_sweep(tmp_path, line):
     (tmp_path / "c.toml").write_text(line)
