@@ -1,6 +1,7 @@
 """Test test-time augmentation and ensembles against slow loops in numpy, in Python and in the commands."""
 
 import dataclasses
+import errno
 import json
 import math
 
@@ -20,7 +21,7 @@ from segnet_jax.inference.ensemble import check_members, warn_of_other_splits
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.reporting.csv_files import image_scores_csv
 from segnet_jax.runs.dataset import open_data
-from segnet_jax.system.errors import UserError
+from segnet_jax.system.errors import DiskFull, UserError
 from segnet_jax.training import network_source
 
 
@@ -206,7 +207,7 @@ def test_tiles_are_scored_at_the_native_size_as_predict_segments_them(runs, tmp_
     assert found["confusion"] != scores_of(tmp_path, run, "--no-boundary")["confusion"]
 
 
-def test_the_csv_has_the_scores_of_each_image(runs, tmp_path):
+def test_the_csv_has_the_scores_of_each_image(runs, tmp_path, monkeypatch):
     scores_of(tmp_path, runs[0], "--no-boundary", "--csv", tmp_path / "images.csv")
     header, *lines = (line.split(",") for line in (tmp_path / "images.csv").read_text().splitlines())
     assert header == ["image", "pixels", "accuracy", "mIoU", *(f"IoU {name}" for name in CAMVID.names)]
@@ -229,6 +230,13 @@ def test_the_csv_has_the_scores_of_each_image(runs, tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n")
     with pytest.raises(UserError, match="already exists and is not overwritten"):
         scores_of(tmp_path, runs[0], "--csv", tmp_path / "other.csv")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(evaluate, "atomic_write_text", full)
+    with pytest.raises(DiskFull, match="cannot write a file: No space left on device; the scores above are complete"):
+        scores_of(tmp_path, runs[0], "--no-boundary", "--csv", tmp_path / "images.csv")
 
 
 def test_runs_of_other_folds_are_warned_of_as_their_training_images_may_be_scored(runs, logged):
