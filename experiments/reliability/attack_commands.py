@@ -54,6 +54,7 @@ def words_of(command: str, run: pathlib.Path, folder: pathlib.Path, given: dict)
         "lower": ["portability", "lower", "--run", run, "--platforms", "cpu"],
         "compare": ["portability", "report", made],
         # features of a later set
+        "resume": ["train", "--run", run, "--resume"],
         "sweep": ["sweep", made, "--out", given.get("out", folder / "swept")],
         "folds": ["train", *TRAIN, "--folds", "2", "--run", given.get("out", folder / "cv")],
         "config": ["train", "--config", made, "--run", folder / "new"],

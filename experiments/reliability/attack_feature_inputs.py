@@ -1,6 +1,7 @@
 """Malicious inputs for `attack_features.py`, made as described in `attack_inputs.py`.
 
-`prepare` may also return "full", a folder on which a small full disk is mounted.
+`prepare` may also return "full", a folder on which a small full disk is mounted, "out", the output folder of a sweep or of
+folds, and "adds", names of new files that may lie in the victim's folder afterwards.
 """
 
 import json
@@ -129,7 +130,8 @@ def stand_in(package: str, code: str = OWNED) -> Prepare:
     return prepare
 
 
-BUCKET = """class S3FileSystem:
+BUCKET = """__version__ = "99"  # which fsspec checks
+class S3FileSystem:
     def __init__(self, **_): {opened}
     def find(self, root, detail=True): return {{f"{{root}}/{{name}}": {{"type": "file", "size": size, "ETag": "e"}}
                                                for name, size in {objects}}}

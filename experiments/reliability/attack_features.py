@@ -70,6 +70,12 @@ def feature_attacks() -> list[Attack]:
     ]
 
 
+def first_fold(then):
+    """Return a `prepare` for the first run of a cross-validation, which is resumed."""
+    made = both(setting("folds", "2"), setting("fold", "1"), then)
+    return both(copied("cv/fold-1", made), flagged("--resume"))
+
+
 def other(then):
     """Return a `prepare` for a second run of an ensemble."""
     return copied("other", then)
@@ -122,8 +128,7 @@ def keys():
         for name in ("logger", "upload", "profile"):
             yield Attack(kind, name, command, line(f"{name} = {NEW_KEYS[name]}"))
     for name in ("coordinator", "run", "logger"):
-        made = copied("cv/fold-1", line(f"{name} = {given[name]}"))
-        yield Attack(kind, f"{name} of the first fold", "folds", both(made, flagged("--resume")))
+        yield Attack(kind, f"{name} of the first fold", "folds", first_fold(line(f"{name} = {given[name]}")))
         for command in AVERAGES:
             made = other(line(f"{name} = {given[name]}"))
             yield Attack(kind, f"{name} of the second run", command, made)
@@ -138,11 +143,11 @@ def addresses():
     for name, value in (("data", '"s3://street/x"'), ("init", '"s3://street/x"'), ("init", '"hf://someone/street"')):
         place = f"{name} at {value.partition(':')[0][1:]}"
         yield Attack(kind, f"{place} in [base]", "sweep", both(never, sweep("", f"[grid]\n{name} = [{value}]\n")))
-        without = f"{name} = {value}\nimage_size = [24, 32]\nclass_weights = 'none'\n"
+        without = f"{name} = {value}\nimage_size = [24, 32]\ndepth = 1\nclass_weights = 'none'\n"
         yield Attack(kind, f"{place} in --config", "config", both(never, file("mine.toml", text(without))))
         begun = both(never, setting(name, value), replaced("checkpoints", lambda path: None))
         gone = [replaced(each, lambda path: None) for each in ("outcome.json", "metrics.jsonl", "result.json")]
-        yield Attack(kind, f"{place} in a run without checkpoints", "train", both(begun, *gone), (2, 3))
+        yield Attack(kind, f"{place} in a run without checkpoints", "resume", both(begun, *gone))
     for command in ("evaluate", "calibrate", "csv", "ensemble"):
         for scheme in ("s3", "gs"):
             made = both(never, stand_in("gcsfs"), copied("other"), setting("data", f'"{scheme}://street/x"'))
@@ -164,8 +169,7 @@ def own_modules():
         for command in EXPORTS:
             made = both(evil, exported(metadata(network={name: value.strip('"')})))
             yield Attack(kind, f"{name} in the network's settings", command, made)
-        made = both(evil, copied("cv/fold-1", setting(name, value)), flagged("--resume"))
-        yield Attack(kind, f"{name} of the first fold", "folds", made)
+        yield Attack(kind, f"{name} of the first fold", "folds", both(evil, first_fold(setting(name, value))))
     for command in ("train", "evaluate", "predict", "export"):
         codes = (2,) if command == "train" else (0, 2)
         made = own_code(name="augment", value='"evil:hook"')
@@ -245,7 +249,10 @@ def hostile_buckets():
     for name, words in errors.items():
         made = bucket("[]", opened=f"raise RuntimeError({words!r})")
         yield Attack("exit codes", name, "bucket", made)
-        put = stand_in("s3fs", f"class S3FileSystem:\n def __init__(self, **_): raise PermissionError({words!r})\n")
+        put = stand_in(
+            "s3fs",
+            f"__version__ = '99'\nclass S3FileSystem:\n def __init__(self, **_): raise PermissionError({words!r})\n",
+        )
         yield Attack("exit codes", name, "upload", both(put, flagged("--upload", "s3://street/runs")))
     for address in ("s3://key:secret@street/x", "http://street/x", "s3://street/../x"):
         yield Attack("keys of one start", f"--upload {address}", "upload", flagged("--upload", address))
@@ -298,7 +305,7 @@ def overwriting():
         out = f"victim/{where}" if where == "thesis.txt" else "victim"
         named = sweep("", f'[runs."{where}"]\nseed = 1\n') if where != "thesis.txt" else sweep("")
         yield Attack(kind, f"--out {where}", "sweep", both(named, at(out)))
-        yield Attack(kind, f"--run {where}", "folds", at(f"victim/{where}" if where != "1" else "victim"))
+        yield Attack(kind, f"--run {where}", "folds", at(f"victim/{where}"))
     for name in ("sweep.md", "sweep.json"):
         made = both(sweep(""), made_below(f"swept/{name}", text("# Mine")))
         yield Attack(kind, f"{name} of the user", "sweep", both(made, at("swept")))
@@ -312,8 +319,8 @@ def overwriting():
 
 
 def at(name: str):
-    """Name an output below the folder of the attack."""
-    return lambda run, folder: {"out": folder / name}
+    """Name an output below the folder of the attack; a sweep may add its table there."""
+    return lambda run, folder: {"out": folder / name, "adds": ("sweep.md", "sweep.json")}
 
 
 def exit_codes():

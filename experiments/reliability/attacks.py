@@ -50,7 +50,7 @@ IMPORTED = ("orbax.checkpoint", "jinja2", "matplotlib.figure", "safetensors", "h
 USUAL = {  # a command on ordinary files -> commands whose peak of memory is compared with its peak
     "train": ("train", "init", "init-run", "convert", "prepare", "prepare-vgg", "lower", "measure", "compare"),
     **{name: (name,) for name in ("evaluate", "predict", "export", "report", "doctor", "begin", "check")},
-    "sweep": ("sweep", "folds", "config", "profile", "upload", "bucket", "init-export", "channels"),
+    "sweep": ("sweep", "folds", "config", "profile", "upload", "bucket", "init-export", "channels", "resume"),
     "ensemble": ("ensemble", "calibrate", "csv", "evaluate-export", "predict-both", "predict-export"),
     "benchmark": ("benchmark",),
 }
@@ -176,8 +176,8 @@ def tried(attack: Attack, template: pathlib.Path, around: pathlib.Path, usual: d
     folder = pathlib.Path(tempfile.mkdtemp(dir=around))
     run = shutil.copytree(template, folder / "run", symlinks=True)
     victim = make_victim(folder / "victim")
-    before = content_of(victim)
     given = attack.prepare(run, folder) or {}
+    before = content_of(victim)
     own = {name: (run / name).read_bytes() for name in ("result.json", "first_batch.png") if (run / name).is_file()}
     names = names_below(folder)
     found = started(words_of(attack.command, run, folder, given), folder, given)
@@ -198,7 +198,8 @@ def tried(attack: Attack, template: pathlib.Path, around: pathlib.Path, usual: d
         wrong.append("too slow")
     if beyond > MORE_MEMORY:
         wrong.append(f"a peak of {found['peak'] / 2**20:.0f} MiB")
-    if content_of(victim) != before:
+    after = content_of(victim)
+    if after.keys() - before.keys() - {*given.get("adds", ())} or any(after.get(name) != before[name] for name in before):
         wrong.append("somebody's files were changed")
     if attack.kind == "overwriting" and any((run / name).read_bytes() != data for name, data in own.items()):
         wrong.append("a file of the run was replaced")

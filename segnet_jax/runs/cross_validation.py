@@ -25,6 +25,7 @@ from segnet_jax.system.files import atomic_write_json
 logger = logging.getLogger(__name__)
 
 FOLDS_FILE = "folds.json"
+_OWN_NAMES = r"fold-\d+|folds\.json|\.folds\.json\..*\.tmp"
 
 
 def cross_validate(config: Config, train: Callable[[Config], None]) -> pathlib.Path:
@@ -106,7 +107,7 @@ def _common_folder(config: Config) -> pathlib.Path:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file: choose another --run")
         names = os.listdir(folder) if folder.is_dir() else ()
-        if is_run(folder) or any(not re.fullmatch(r"fold-\d+|folds\.json|\..*", name) for name in names):
+        if is_run(folder) or any(not re.fullmatch(_OWN_NAMES, name) for name in names):
             raise UserError(f"{folder} contains other files than folds: choose another --run, nothing is overwritten")
         return folder
     prefix, number = pathlib.Path("runs") / f"{name_of(config)}-folds", 1

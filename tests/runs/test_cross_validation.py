@@ -76,6 +76,9 @@ def test_a_named_folder_is_used_and_other_files_in_it_are_refused(trainer, tmp_p
     (tmp_path / "mine" / "notes.txt").touch()
     with pytest.raises(UserError, match="mine contains other files than folds: choose another --run"):
         run_all(Config(data="synthetic", folds=2, run="mine"))
+    (tmp_path / "repository" / ".git").mkdir(parents=True)
+    with pytest.raises(UserError, match="repository contains other files than folds"):
+        run_all(Config(data="synthetic", folds=2, run="repository"))
     with pytest.raises(UserError, match="fold-1 contains other files than folds"):
         run_all(Config(data="synthetic", folds=2, run="mine/fold-1"))
     with pytest.raises(UserError, match="--folds trains in one process, got --coordinator"):
