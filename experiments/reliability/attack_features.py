@@ -65,8 +65,8 @@ def feature_attacks() -> list[Attack]:
         *hostile_buckets(),
         *control_characters(),
         *overwriting(),
-        *exit_codes(),
         *channels(),
+        *exit_codes(),  # these start new interpreters
     ]
 
 
