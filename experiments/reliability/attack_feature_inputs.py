@@ -1,7 +1,7 @@
 """Malicious inputs for `attack_features.py`, made as described in `attack_inputs.py`.
 
-`prepare` may also return "full", a folder on which a small full disk is mounted, "out", the output folder of a sweep or of
-folds, and "adds", names of new files that may lie in the victim's folder afterwards.
+`prepare` may also return "full", a folder on which a small full disk is mounted, "out", the output folder of a sweep or
+of folds, and "adds", names of new files that may lie in the victim's folder afterwards.
 """
 
 import json
