@@ -63,8 +63,10 @@ def test_the_figures_are_the_sums_of_two_sets_of_their_own_dates():
     assert combine(found["sets"]) == found
     assert sum(part["attacks"] for part in found["sets"].values()) == found["attacks"]
     for part in found["sets"].values():
-        assert sum(part["attacks_by_commit"].values()) == part["attacks"] == sum(
-            kind["attacks"] for kind in part["by_kind"].values()
+        assert (
+            sum(part["attacks_by_commit"].values())
+            == part["attacks"]
+            == sum(kind["attacks"] for kind in part["by_kind"].values())
         )
 
 
