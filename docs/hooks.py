@@ -1,8 +1,8 @@
 """Build the site from the repository: adds its Markdown files under their paths, and the generated pages.
 
-Links of these files are relative to the repository. Those to a page or picture of the site stay; those to a folder go
-to its README.md; those to other files of the repository become text, as the site lacks them. A link to a file
-that does not exist stays and fails a strict build.
+Links in these files are relative to the repository. Links to pages and pictures of the site stay, links to a folder
+lead to its README.md, and links to other files of the repository become text, as the site lacks them. A link to a
+missing file stays, and fails a strict build.
 """
 
 import importlib
@@ -56,7 +56,7 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
 
 def relink(text: str, folder: str, known: Any, root: pathlib.Path = ROOT) -> str:
-    """Return a text whose links into the repository lead to pages of the site, or are text if there is none.
+    """Make links into the repository lead to pages of the site, or replace them by text if there is no such page.
 
     Args:
       text: Markdown without code.
@@ -79,7 +79,7 @@ def relink(text: str, folder: str, known: Any, root: pathlib.Path = ROOT) -> str
 
 
 def experiments_page() -> str:
-    """Return the list of experiments: the title and the first paragraph of each README."""
+    """Return the list of experiments, with the title and first paragraph of each README."""
     lines = ["# Experiments", "", "Each folder of `experiments/` contains what is needed to repeat a number.", ""]
     for path in sorted(ROOT.glob("experiments/*/README.md")):
         text = path.read_text(encoding="utf-8")
@@ -91,7 +91,7 @@ def experiments_page() -> str:
 
 
 def protocols_page() -> str:
-    """Return the protocols, each with the comment and the values of its file."""
+    """Return the page of protocols, with the comment and values of each file."""
     lines = ["# Protocols", "", "`--protocol NAME` sets the defaults of the other flags, each with its source:", ""]
     for path in sorted(ROOT.glob("segnet_jax/config/protocols/*.toml")):
         text = path.read_text(encoding="utf-8")
@@ -103,7 +103,7 @@ def protocols_page() -> str:
 
 
 def commands_page() -> str:
-    """Return what `segnet --help` and `segnet COMMAND --help-all` print."""
+    """Return the output of `segnet --help` and `segnet COMMAND --help-all`."""
     from segnet_jax import __main__ as script
     from segnet_jax.config.completion import flags_by_command
     from segnet_jax.config.help import help_text
@@ -119,6 +119,6 @@ def commands_page() -> str:
 
 
 def citation_page() -> str:
-    """Return how to cite the software."""
+    """Return the page on how to cite the software."""
     entries = (ROOT / "CITATION.bib").read_text(encoding="utf-8")
     return f"# Citation\n\n`CITATION.cff` contains the same for tools that read it.\n\n```bibtex\n{entries}```\n"

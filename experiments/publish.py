@@ -33,7 +33,7 @@ def main() -> None:
 
 
 def keep(run: pathlib.Path, target: pathlib.Path, step: int) -> None:
-    """Copy the files of a run that its report and pictures are drawn from, with the metrics compressed."""
+    """Copy the files from which a run's report and pictures are drawn, and compress the metrics."""
     (target / "evaluations").mkdir(parents=True, exist_ok=True)
     for name in ("config.toml", "environment.json", "outcome.json", "result.json", "train.log"):
         shutil.copy(run / name, target / name)

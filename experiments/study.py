@@ -1,9 +1,9 @@
-"""Train the variants of a study on several seeds and compare their scores: a JSON file, a figure and a table for each.
+"""Train the variants of a study on several seeds, and write JSON, figures and tables that compare their scores.
 
 python experiments/study.py experiments/ablation/study.toml --data DIR --runs FOLDER
 
 A study.toml lists variants (config fields over `[small]` and `[recipe]`) and tables of variants. The scores of each run
-are kept in `scores/` next to the study.toml, and the run is not repeated while they exist; an interrupted run is
+are stored in `scores/` next to the study.toml, and the run is not repeated while they exist; an interrupted run is
 resumed. On a CPU, `--at-once 2` trains two runs at a time on half of the cores each, which takes less time in total.
 """
 
@@ -71,7 +71,7 @@ def main() -> int:
 
 @dataclass(frozen=True)
 class Study:
-    """A study.toml and the scores kept next to it.
+    """A study.toml and the scores stored next to it.
 
     Attributes:
       path: path of the study.toml.
@@ -96,7 +96,7 @@ class Study:
 
     @property
     def kept(self) -> pathlib.Path:
-        """Folder of the kept scores."""
+        """Folder of the stored scores."""
         return self.path.parent / "scores"
 
     def settings(self, variant: str, seed: int) -> tuple[str, str]:
@@ -110,7 +110,7 @@ class Study:
         return protocol, "".join(f"{name} = {json.dumps(value)}\n" for name, value in values.items())
 
     def read_kept(self, path: pathlib.Path) -> dict:
-        """Read the kept scores of a run; exit if they were made with another study.toml."""
+        """Read the stored scores of a run; exit if they were made with another study.toml."""
         kept = json.loads(path.read_text(encoding="utf-8"))
         variant, _, seed = path.stem.rpartition("-")
         if (kept["protocol"], kept["config"]) != self.settings(variant, int(seed)):
@@ -139,7 +139,7 @@ def train_all(study: Study, given: argparse.Namespace) -> list[tuple[str, int]]:
     failed = []
     seeds = given.seeds or study.content.get("seeds", [0, 1, 2])
     wanted = [(variant, seed) for seed in seeds for variant in given.variants or study.variants]
-    free = queue.SimpleQueue()  # groups of cores that no training uses at the moment
+    free = queue.SimpleQueue()  # groups of cores that no run uses at the moment
     for cores in np.array_split(sorted(os.sched_getaffinity(0)), given.at_once):
         free.put(cores.tolist())
 
@@ -160,7 +160,7 @@ def train_all(study: Study, given: argparse.Namespace) -> list[tuple[str, int]]:
 def train_and_score(
     study: Study, variant: str, seed: int, runs: pathlib.Path, data: str, init: str | None, cores: list[int]
 ) -> None:
-    """Run the missing parts of one run and its evaluations, and keep the scores.
+    """Run the missing parts of one run and its evaluations, and store the scores.
 
     Raises:
       subprocess.CalledProcessError: If a command failed; its output is in RUN.log.
@@ -213,7 +213,7 @@ def train_and_score(
 
 
 def summarize(found: dict[str, dict]) -> dict:
-    """Return the kept part of a run's result and of the later evaluations."""
+    """Return the part to store of a run's result and of the later evaluations."""
     result = found["result"]
     summary = {name: result[name] for name in ("num_steps", "seconds", "commit", "versions")}
     if "scores" in found:

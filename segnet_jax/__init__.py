@@ -1,7 +1,7 @@
-"""SegNet for JAX. Importing this package imports neither TensorFlow nor Orbax and does nothing else.
+"""SegNet for JAX.
 
-The names of `__all__` are imported when they are first used: `train` and `evaluate` are the modules of these commands,
-which can be called, and the others come from `segnet_jax.api`.
+The names in `__all__` are imported on first use, so importing the package imports neither TensorFlow nor Orbax. `train`
+and `evaluate` are the callable modules of these commands; the other names come from `segnet_jax.api`.
 """
 
 import importlib
@@ -18,7 +18,7 @@ __all__ += ["Run", "Scores", "TrainedNetwork", "evaluate", "load", "train"]
 
 
 def __getattr__(name: str):
-    """Import a name of the API when it is first used."""
+    """Import a name of the API on first use."""
     if name == "train":
         return importlib.import_module("segnet_jax.train")
     if name == "evaluate":

@@ -1,4 +1,4 @@
-"""The console script `segnet`, same as `python -m segnet_jax`: imports and runs the named command."""
+"""The console script `segnet`, also `python -m segnet_jax`: import and run a command."""
 
 import importlib.util
 import shutil
@@ -12,9 +12,9 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.limits import leave_if_too_low
 from segnet_jax.system.nearest import nearest_hint
 
-COMMANDS = {  # each is a module of this name with a `main`
+COMMANDS = {  # module with a `main` -> summary
     "train": "train SegNet; writes a run folder with checkpoints, metrics and figures",
-    "sweep": "train the runs that a file describes, in order, with one table",
+    "sweep": "train the runs described in a file one by one, and compare them in a table",
     "evaluate": "score a run on a split",
     "predict": "segment images, folders, videos and camera frames",
     "export": "export a run's network to StableHLO, ONNX, safetensors or SavedModel",
@@ -30,7 +30,7 @@ COMPLETION = "completion"
 SHELLS = ("bash", "zsh")
 FIRST_STEPS = (
     ("train --protocol demo", "try it: two minutes on a CPU, no download"),
-    ("doctor FOLDER", "your own images: check them; prints the command to train"),
+    ("doctor FOLDER", "check your own images, and print the command to train on them"),
     ("predict RUN FOLDER", "use a trained network"),
 )
 
@@ -58,23 +58,23 @@ def commands() -> dict[str, str]:
 
 
 def overview(called: str = SCRIPT, width: int | None = None) -> str:
-    """Return the text of `segnet --help`: first steps, and the commands with a summary each.
+    """Return the text of `segnet --help`: the first steps, and each command with a summary.
 
     Args:
       called: "segnet" or "python -m segnet_jax".
-      width: number of columns; None for the terminal's, at most 100.
+      width: number of columns; None means the terminal width, but at most 100.
     """
     width = width or max(40, min(100, shutil.get_terminal_size().columns))
     summaries = commands() | {COMPLETION: f"print the completion script for a shell: {' or '.join(SHELLS)}"}
     lines = [f"usage: {called} COMMAND [flags]", "", "first steps:"]
     lines += _rows([(f"{called} {words}", text) for words, text in FIRST_STEPS], width)
     lines += ["", "commands:", *_rows(list(summaries.items()), width), ""]
-    lines += textwrap.wrap(f"{called} COMMAND --help shows a command's flags; {called} --version its version.", width)
+    lines += textwrap.wrap(f"{called} COMMAND --help shows a command's flags, {called} --version the version.", width)
     return "\n".join(lines)
 
 
 def _rows(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
-    """Return two columns; the texts stand below where the first column takes more than half of the width."""
+    """Format two columns, or each text below its left side if the left column exceeds half the width."""
     column = max(len(left) for left, _ in rows) + 4
     if column > width / 2:
         return [line for left, right in rows for line in (f"  {left}", *_wrapped(right, width, "      ", "      "))]

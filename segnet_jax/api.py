@@ -37,7 +37,7 @@ class Scores:
       miou: mean intersection over union over the classes with ground truth.
       global_accuracy: fraction of labeled pixels predicted correctly.
       iou: class name -> intersection over union; None for a class without ground truth.
-      details: all that `result.json` or `evaluate --json` contains.
+      details: full content of `result.json` or `evaluate --json`.
     """
 
     miou: float
@@ -57,9 +57,9 @@ class Curve:
     """A metric over the steps of a run.
 
     Attributes:
-      steps: finished steps, int [N].
+      steps: numbers of finished steps, int [N].
       epochs: the same in epochs, float [N].
-      values: float [N], NaN where it was not finite.
+      values: values of the metric, float [N]; NaN where it is missing or not finite.
     """
 
     steps: np.ndarray
@@ -73,25 +73,25 @@ class Run:
 
     Attributes:
       folder: path of the run folder.
-      scores: scores of the finished run; None before.
+      scores: scores of the run; None until it is finished.
     """
 
     folder: pathlib.Path
     scores: Scores | None
 
     def load(self, **settings: Any) -> TrainedNetwork:
-        """Return the run's network; the keywords are those of `segnet_jax.load`."""
+        """Load the run's network; keywords are passed to `segnet_jax.load`."""
         return load(self.folder, **settings)
 
     def curve(self, name: str, kind: Literal["train", "val"] = "val") -> Curve:
         """Return a metric over the run's steps.
 
         Args:
-          name: such as "loss", "miou", "learning_rate", or "iou/Sky" of a class.
-          kind: "train", of each step, or "val", of each evaluation.
+          name: name of the metric, such as "loss", "miou", "learning_rate" or, for one class, "iou/Sky".
+          kind: "train" for metrics of each step, "val" for those of each evaluation.
 
         Raises:
-          UserError: If the run has no such metric; the message lists those that it has.
+          UserError: If the run has no such metric; the message names the nearest known one.
         """
         rows = [row for row in read_metrics(self.folder / FILE_NAME) if row["kind"] == kind]
         numbers = [{tag: value for tag, value in flat_numbers(row).items() if tag != "step"} for row in rows]
@@ -112,33 +112,32 @@ def train(
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> Run:
-    """Train SegNet as `python -m segnet_jax.train` does, with the same defaults for own images, and return the run.
+    """Train SegNet as `python -m segnet_jax.train` does, with the same defaults, and return the run.
 
-    Progress is logged to standard error. The same call resumes a run that was interrupted. Of an own model, loss and
-    optimizer, the run stores only their names: resume it with the same objects, and load its network with
-    `load(run, model=...)`.
+    Progress is logged to standard error. Repeating the call resumes an interrupted run. Only the names of a custom
+    model, loss and optimizer are stored: resume with the same objects, and load the network by `load(run, model=...)`.
 
     Args:
       config: a `Config`, or a TOML file with config fields; keywords override it.
-      model: class of an own network that keeps the contract of `segnet_jax.nn.contract`, or a `functools.partial` of
-        it; its fields are filled from config fields of the same names.
-      loss: a formula as on the command line, or an own loss: a `Loss`, or a function (logits float32 [B,H,W,C], label
+      model: class of a custom network that satisfies the contract in `segnet_jax.nn.contract`, or a
+        `functools.partial` of it; its fields are filled from config fields of the same names.
+      loss: a formula as on the command line, or a custom loss: a `Loss`, or a function (logits float32 [B,H,W,C], label
         uint8 [B,H,W] with VOID, class weights float32 [C]) -> the sum of the loss over the labeled pixels.
-      optimizer: a name as on the command line, or a function of the learning-rate schedule, such as `optax.adamw`, in
-        which the weight decay of the config is not applied.
-      callbacks: called at the moments that `Callback` describes.
-      **settings: flags of the command, with underscores: fields of the config and `protocol`, such as
+      optimizer: a name as on the command line, or a function of the learning-rate schedule, such as `optax.adamw`; a
+        function replaces the weight decay of the config.
+      callbacks: see `Callback` for when its methods are called.
+      **settings: flags of the command, with underscores: config fields and `protocol`, such as
         `train(data="photos", image_size=(240, 320), flip=False)`; `augment` may also be a function.
 
     Raises:
-      UserError: If a setting is wrong, or the data have faults; the message is that of the command.
+      UserError: If a setting is invalid, or the data has faults; the message is that of the command.
       ExitError: If the training ends early.
     """
     from segnet_jax.runs.trainer import Trainer
 
     logs.configure()
     if isinstance(config, Config) and settings.get("protocol"):
-        raise UserError("a Config has all settings, those of a protocol too: give either config or protocol")
+        raise UserError("a Config already contains the settings of its protocol: pass either config or protocol")
     if isinstance(config, str | pathlib.Path):
         settings |= {"config": str(config)}
     if isinstance(config, Config):
@@ -151,9 +150,9 @@ def train(
     resolved = parse_config(words, prog="segnet_jax.train", description="", defaults=defaults)
     import_given(words)
     if resolved.find_lr:
-        raise UserError("find_lr is for the command only: use python -m segnet_jax.train --find-lr")
+        raise UserError("find_lr works only on the command line: use python -m segnet_jax.train --find-lr")
     if resolved.folds and not resolved.fold:
-        raise UserError("folds is for the command only, unless fold names one: use python -m segnet_jax.train --folds")
+        raise UserError("folds without fold works only on the command line: use python -m segnet_jax.train --folds")
     given = (None if isinstance(each, str) else each for each in (loss, optimizer))
     augment = OwnAugmentation(resolved.augment, function) if callable(function) else None
     own = own_objects(model, *given, augment or OwnAugmentation.named(resolved.augment, words))
@@ -171,13 +170,13 @@ def evaluate(
     """Score a run's network on a split as `python -m segnet_jax.evaluate` does, and print the table.
 
     Args:
-      run: the run folder; several are evaluated as an ensemble, the mean of their probabilities.
-      model: as in `train`, if the run's network was given from Python.
+      run: run folder, or several to evaluate as an ensemble, the mean of their probabilities.
+      model: as in `train`; needed if the run was trained with it.
       **settings: flags of the command, with underscores, such as `evaluate("runs/photos-1", split="val")` or
         `evaluate(["runs/a", "runs/b"], tta="flip", tta_scales=(0.75, 1, 1.25))`.
 
     Raises:
-      UserError: If a setting is wrong, or the run or split does not exist.
+      UserError: If a setting is invalid, or the run or split does not exist.
     """
     from segnet_jax.config.flags import parse_flags
     from segnet_jax.evaluate import EvaluateOptions, evaluate_to_json

@@ -45,7 +45,7 @@ def check(config: Config, json: str = "", own: OwnObjects = NO_OBJECTS) -> int:
     """Dry-run training, print the results and, if requested, write the JSON; return the exit code.
 
     Raises:
-      UserError: If training would refuse the config or the data.
+      UserError: If training would reject the config or the data.
       ExitError: If training would end with this error.
     """
     if config.resume:
@@ -70,7 +70,7 @@ def check(config: Config, json: str = "", own: OwnObjects = NO_OBJECTS) -> int:
 
 
 def lines(found: dict[str, Any]) -> list[str]:
-    """Return the lines to print."""
+    """Format the results as lines of text."""
     step, scoring, showing, saving, memory = (
         found[name] for name in ("step", "scoring", "showing", "saving", "memory")
     )

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 VOID = 255
 """Class id of unlabeled pixels; label readers map a dataset's own void id to it."""
 MAX_CHANNELS = 64
-"""Limit for the channels of images."""
+"""Maximum number of image channels."""
 Exif = Literal["refuse", "apply", "ignore", "by-label"]
 """How to read an image that has an EXIF rotation.
 
@@ -22,7 +22,7 @@ class Pixels(NamedTuple):
 
     @property
     def dtype(self) -> str:
-        """Name of the arrays' dtype, "uint8" or "uint16"."""
+        """Dtype of image arrays, "uint8" or "uint16"."""
         return f"uint{self.bits}"
 
     @property
@@ -35,4 +35,4 @@ class Pixels(NamedTuple):
 
 
 RGB = Pixels()
-"""The default format, to which images of 8 bits are converted; those of any other format are read as stored."""
+"""The default format, to which 8-bit images are converted; with any other format, images are read as stored."""

@@ -39,10 +39,10 @@ DROPOUT = 0.5
 """Dropout rate of Bayesian SegNet."""
 
 DESCRIPTION = f"""Convert a SegNet or SegNet-Basic trained with Caffe SegNet into a run folder that evaluate, predict,
-export and segnet_jax.load take like any other run.
+export and segnet_jax.load accept like any other.
 
-FILE is a .caffemodel after compute_bn_statistics.py, as the authors publish them, or the name of a published model,
-which is downloaded: {", ".join(PUBLISHED_SEGNETS)}.
+FILE is a .caffemodel written by compute_bn_statistics.py, as the authors publish them, or the name of a published
+model to download: {", ".join(PUBLISHED_SEGNETS)}.
 
 Bayesian SegNets predict without dropout unless --samples is given; --dropout 0 removes dropout from the run.
 
@@ -57,7 +57,7 @@ class ConvertOptions:
     file: Annotated[File, tyro.conf.Positional]  # a .caffemodel file, or the name of a published model
     run: RunFolder = ""  # run folder to create; default: runs/NAME, where NAME is the file's name without suffix
     dropout: float = -1.0  # dropout rate for sampling; -1: 0.5 if the model has dropout layers
-    classes: File = ""  # class table with names and colors (classes.toml, codes.txt, ...), unless CamVid's 11 classes
+    classes: File = ""  # class table with names and colors (classes.toml, codes.txt, ...); default: CamVid's 11
 
 
 def main() -> int:
@@ -69,8 +69,8 @@ def convert(options: ConvertOptions) -> int:
     """Read the model file and write the run; return the exit code.
 
     Raises:
-      UserError: If the file does not contain such a network, the number of classes does not match, or the run folder
-        exists.
+      UserError: If the file does not contain a supported network, the number of classes does not match, or the run
+        folder exists.
     """
     path = obtain_segnet(options.file)
     trained = read_caffe_segnet(path)
@@ -94,7 +94,7 @@ def convert(options: ConvertOptions) -> int:
         "class_weights": list(CAFFE_CAMVID) if classes == CAMVID else [1.0] * len(classes),
         "class_weights_by": config.class_weights,
         "global_batch_size": config.batch_size_per_device,
-        "data": {"train": "unknown"},  # matches no dataset, so that no training resumes this run
+        "data": {"train": "unknown"},  # matches no dataset, so training cannot resume this run
         "last": None,
         "best": None,
         "converted_from": {"file": path.name, "sha256": sum_of_file(path)},
@@ -118,7 +118,7 @@ def convert(options: ConvertOptions) -> int:
 
 
 def _classes_of(trained: CaffeSegNet, table: str, path: pathlib.Path) -> ClassTable:
-    """Return the classes: those of a class table file, or CamVid's eleven."""
+    """Read the classes from a class table file; without one, return CamVid's eleven."""
     if not table:
         if trained.num_classes == len(CAMVID):
             return CAMVID
@@ -157,7 +157,7 @@ def _config_of(trained: CaffeSegNet, classes: ClassTable, path: pathlib.Path, op
 
 
 def _check_shapes(variables: dict, expected: dict) -> None:
-    """Assert that the variables read have the shapes of the network."""
+    """Assert that the converted variables have the network's shapes."""
     ours, theirs = (jax.tree.map(np.shape, tree) for tree in (expected, variables))
     assert ours == theirs, f"weights/formats/caffe_segnet.py and nn do not agree: {ours} {theirs}"
 

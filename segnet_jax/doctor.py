@@ -61,7 +61,7 @@ from segnet_jax.system.files import (
 
 DESCRIPTION = """Read every image and label of a dataset folder, and report all faults at once, each with a fix.
 
-Exit code 0: the folder can be trained on, and the last line is the command for it. Exit code 2: it has faults.
+Exit code 0: the folder is ready for training; the last line is the command to train on it. Exit code 2: it has faults.
 
 Example:
   python -m segnet_jax.doctor photos --picture look.png"""
@@ -70,7 +70,7 @@ OUTPUTS = ("json", "picture", "classes")
 """Flags that name an output file."""
 
 _MAX_PICTURES = 16
-_MAX_PICTURES_PER_READING = 4  # where several readings are compared
+_MAX_PICTURES_PER_READING = 4  # when several interpretations are compared
 
 
 @dataclass(frozen=True)
@@ -96,12 +96,12 @@ class DoctorOptions:
     map: ValueMap = ()  # read label value OLD as NEW, such as 255=1; may be repeated
     labels_start_at: int = -1  # label value of the first class; smaller values are void; -1: not specified
     labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and gray labels store, if it is ambiguous
-    threshold: int = 0  # two classes: label values from this one on are the second, e.g. 128 for JPEG masks; 0: off
-    unknown_color: Literal["error", "ignore"] = "error"  # label colors that belong to no class; ignore: read as void
+    threshold: int = 0  # two classes: label values >= this are the second class, e.g. 128 for JPEG masks; 0: off
+    unknown_color: Literal["error", "ignore"] = "error"  # on label colors of no class; ignore: read as void
     mostly_void: bool = False  # accept labels that are more than half void
     exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # how to read images with an EXIF rotation
     resize_labels: Literal["off", "nearest"] = "off"  # resize labels whose size differs from their image's
-    channels: int = 3  # channels of the images; 3: RGB, converted if need be; others, such as 1 or 4: as stored
+    channels: int = 3  # image channels; 3: RGB, converted if necessary; others, such as 1 or 4: read as stored
     image_bits: Literal["8", "16"] = "8"  # bits per channel; 16 reads 16-bit PNG or TIFF files as stored, 0 to 65535
     image_range: GrayRange = (0, 0)  # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
     follow_links: bool = False  # follow symbolic links that lead out of the dataset folder
@@ -120,13 +120,13 @@ def doctor(options: DoctorOptions) -> int:
     """Check a dataset folder, print the findings and write the requested files; return the exit code.
 
     Raises:
-      UserError: If the folder has faults; the message lists all of them.
+      UserError: If the folder has faults; the message lists them.
     """
     check_distinct({f"--{flag}": getattr(options, flag) for flag in OUTPUTS})
     for flag in OUTPUTS:
         _check_writable(flag, getattr(options, flag), options.data)
     if (options.pick or options.page != 1) and not options.picture:
-        raise UserError("--pick and --page choose the images of --picture: add --picture FILE.png")
+        raise UserError("--pick and --page select images for --picture: add --picture FILE.png")
     config = _config_of(options)
     if options.classes:
         return _write_classes(options, config)
@@ -180,7 +180,7 @@ def _command(found: DatasetReport, config: Config) -> list[str]:
     suggestion = suggest(found.dataset, found.counts, has_accelerator())
     selecting = ["--result-checkpoint", "last"] if config.split_rule == "trainval" else []
     protocol, _ = choose_protocol(None)
-    # Without weights at hand the defaults would download them, and the command must work offline.
+    # The default recipe would download missing weights, but the command must work offline.
     recipe = ["--protocol", protocol] if is_own_folder(config.data) or protocol == "scratch" else []
     if recipe:
         steps = suggested_steps(len(found.dataset.splits["train"]), suggestion.batch_size_per_device)
@@ -194,7 +194,7 @@ def _called(name: str) -> str:
 
 
 def _data_flags(config: Config) -> list[str]:
-    """Return the dataset folder and the flags that say how to read it, without defaults."""
+    """Return the dataset folder and the flags for reading it that differ from the defaults."""
     words, flags = [config.data], {flag.name: flag for flag in flags_of(Config)}
     for item in dataclasses.fields(read_options_of(config)):
         value = getattr(config, item.name)
@@ -220,13 +220,13 @@ def _print_sizes(dataset: Dataset, suggestion: Suggestion) -> None:
 
 
 def _audit(dataset: Dataset) -> sequences.Audit | None:
-    """Audit neighboring frames across splits; None unless there are several sequences, or one in several splits."""
+    """Audit neighboring frames across splits; return None if there is one sequence, without neighbors across splits."""
     found = sequences.audit({name: split.names for name, split in dataset.splits.items()})
     return found if found is not None and (len(found.sequences) > 1 or found.neighbors) else None
 
 
 def _draw(dataset: Dataset, options: DoctorOptions, path: str, title: str = "", most: int = _MAX_PICTURES) -> str:
-    """Draw a page of samples of all splits, evenly spaced over those that `--pick` selects; return what it shows.
+    """Draw a page of samples, evenly spaced over those that `--pick` selects; return a description of the selection.
 
     Raises:
       UserError: If `--pick` matches no image, or there is no such page.
@@ -252,10 +252,10 @@ def _draw(dataset: Dataset, options: DoctorOptions, path: str, title: str = "", 
 
 
 def _picked(dataset: Dataset, patterns: Sequence[str]) -> list[tuple[str, int]]:
-    """Return the split and index of the images whose names match one of the patterns, or of all without patterns.
+    """Return the split and index of each image whose name matches a pattern; without patterns, of all images.
 
     Raises:
-      UserError: If there is none.
+      UserError: If no image matches.
     """
     places = [(split, index) for split, samples in dataset.splits.items() for index in range(len(samples))]
     names = [dataset.splits[split].names[index] for split, index in places]
@@ -276,7 +276,7 @@ def _image_suffix(name: str) -> str:
 
 
 def _draw_choices(options: DoctorOptions, config: Config, choices: Sequence[str]) -> None:
-    """Draw one sheet per possible reading of the labels, stacked vertically."""
+    """Draw one sheet per possible interpretation of the labels, stacked vertically."""
     sheets = []
     with tempfile.TemporaryDirectory() as folder:
         for number, flags in enumerate(choices):
@@ -292,7 +292,7 @@ def _draw_choices(options: DoctorOptions, config: Config, choices: Sequence[str]
             sheets.append(Image.fromarray(read_image(pathlib.Path(path), path)))
         if sheets:
             atomic_write_bytes(options.picture, sheet_png(sheets, asked_for=True))
-            echo(f"wrote {options.picture}: the labels in each possible reading")
+            echo(f"wrote {options.picture}: the labels in each possible interpretation")
 
 
 def _write_classes(options: DoctorOptions, config: Config) -> int:

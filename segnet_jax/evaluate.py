@@ -42,7 +42,7 @@ from segnet_jax.training.network_source import is_exported, local_folder, read_n
 from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects, missing
 from segnet_jax.training.restored import BatchNormChoice, CheckpointChoice, restore
 
-DESCRIPTION = """Score a checkpoint of a run on every image of a split; with several runs, their mean probabilities.
+DESCRIPTION = """Score a checkpoint of a run, or the mean probabilities of several runs, on every image of a split.
 
 Examples:
   python -m segnet_jax.evaluate runs/demo-1 --split val --json scores.json
@@ -59,7 +59,7 @@ class EvaluateOptions:
     data: Folder = ""  # dataset folder; default: the one that the run was trained on
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
     network: CustomNetwork = ""  # custom network of the run; it is imported only if it is named here
-    batch_norm: BatchNormChoice = "run"  # BatchNorm statistics to use; run: as the run's config
+    batch_norm: BatchNormChoice = "run"  # BatchNorm statistics to use; run: as in the run's config
     ema: bool = True  # use the averaged (EMA or SWA) parameters if the run has them
     samples: int = 0  # also evaluate the mean of this many dropout samples (Bayesian SegNet), with its uncertainty
     tta: TTA = "none"  # test-time augmentation: flip averages the probabilities over the image and its mirror image
@@ -67,7 +67,7 @@ class EvaluateOptions:
     tta_scales: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FACTOR")] = (1.0,)
     tile: ImageSize = (0, 0)  # height and width of tiles, to evaluate at the images' native size; 0 0: no tiles
     overlap: int = 64  # minimum overlap of neighboring tiles, pixels, as in predict
-    # fit a temperature that calibrates the confidence, on validation images; stored in the run, used by predict
+    # fit a temperature to calibrate the confidence on validation images; stored in the run and used by predict
     calibrate: bool = False
     devices: NumDevices = "all"  # number of devices, or "all"
     fake_devices: int = 0  # split the CPU into this many devices, for testing
@@ -76,7 +76,7 @@ class EvaluateOptions:
     json: File = ""  # JSON file to write the result to
     csv: File = ""  # CSV file to write the scores of each image to
     pictures: Folder = ""  # folder to draw six images with their labels and predictions into
-    masks_only: bool = False  # leave the photographs out of --pictures and of stored samples
+    masks_only: bool = False  # omit the photographs from --pictures and from stored samples
 
     def __post_init__(self):
         """Check that the flags can be used together.
@@ -86,13 +86,13 @@ class EvaluateOptions:
         """
         averages = self.more_runs or not self.views.is_off
         if self.samples and (averages or self.tile != (0, 0)):
-            raise UserError("--samples is for single networks without --tta, --tta-scales and --tile: remove either")
+            raise UserError("--samples works for one network without --tta, --tta-scales and --tile: remove either")
         if self.tile != (0, 0) and (self.pictures or self.calibrate):
-            raise UserError("--pictures and --calibrate use images of the training size: remove them, or --tile")
+            raise UserError("--pictures and --calibrate use images of the training size: remove them or --tile")
         if self.calibrate and self.split != "val":
             raise UserError(f"--calibrate fits on validation images: use --split val, got --split {self.split}")
         if self.calibrate and (self.more_runs or not self.ema or self.batch_norm != "run"):
-            raise UserError("--calibrate is for one run as it is: remove other runs, --no-ema and --batch-norm")
+            raise UserError("--calibrate needs a single run as trained: remove other runs, --no-ema and --batch-norm")
 
     @property
     def views(self) -> Views:
@@ -107,7 +107,7 @@ def main() -> int:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """The network to evaluate, with what the result says about it.
+    """The network to evaluate, and the settings that its result reports.
 
     Attributes:
       options: flags of the command.
@@ -131,7 +131,7 @@ def evaluate(options: EvaluateOptions) -> int:
 
 
 def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = NO_OBJECTS) -> dict[str, Any]:
-    """Evaluate a run, print the score table, write the requested files, and return what `--json` writes.
+    """Evaluate a run, print the score table, write the requested files, and return the content of `--json`.
 
     Raises:
       UserError: If the run or split does not exist, the dataset's classes differ, or a file cannot be written.
@@ -276,7 +276,7 @@ def _print(subject: Subject, evaluated: SplitScores, image_summary: dict[str, An
 
 
 def _summary(subject: Subject, evaluated: SplitScores) -> dict[str, Any]:
-    """Return what `--json` writes, except for the summary of single images."""
+    """Return the content of `--json`, except for the per-image summary."""
     options, network = subject.options, subject.network
     config, restored, num_images = network.config, network.restored, len(network.split)
     summary = result(
@@ -299,7 +299,7 @@ def _summary(subject: Subject, evaluated: SplitScores) -> dict[str, Any]:
     if is_exported(options.run):
         about = {"dataset": about["dataset"]}
     plain, extra = EvaluateOptions(options.run), {}
-    for name in ("tta", "tta_scales", "tile"):  # what makes it another result than that of the run
+    for name in ("tta", "tta_scales", "tile"):  # settings that make the result differ from the run's
         if (value := getattr(options, name)) != (default := getattr(plain, name)):
             extra[name] = [default, value]
     if network.others:

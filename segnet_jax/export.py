@@ -45,15 +45,15 @@ logger = logging.getLogger(__name__)
 
 DESCRIPTION = """Export a run's network, then load each exported file and check that its outputs match the network's.
 
-Formats: stablehlo for JAX without this package, on CPU, NVIDIA GPU and TPU; onnx for onnxruntime, also in a browser,
-and other runtimes, needs pip install -e ".[onnx]"; safetensors for the weights only, BatchNorm not folded, with layer
-names as in SegNet-Tutorial and tensor names as in PyTorch, and a card, README.md; saved-model for TensorFlow.
+Formats: stablehlo for JAX without this package, on CPU, NVIDIA GPU and TPU; onnx for onnxruntime (also in a browser)
+and other runtimes, requires pip install -e ".[onnx]"; safetensors for the weights only, without folding BatchNorm, with
+SegNet-Tutorial's layer names, PyTorch's tensor names, and a model card, README.md; saved-model for TensorFlow.
 
 Every format but safetensors takes uint8 images [B,H,W,3] (or the channels and bits that the network was trained on,
 see train --channels and --image-bits) of any batch and image size, includes the preprocessing, and
 returns the prediction, uint8 [B,H,W], and the logits, float32 [B,H,W,C]. Exports are float32, whatever precision the
 run was trained in. OpenCV's dnn module needs --format onnx --size 360 480, a file for one image of this size. There is
-no TFLite file: TensorFlow 2.21's converter refuses the 8-bit pooling codes.
+no TFLite format: TensorFlow 2.21's converter rejects the 8-bit pooling codes.
 
 The folder of a safetensors export can be used like a run by load, predict, evaluate and train --init, or uploaded to
 the Hugging Face Hub as it is and used as hf://OWNER/NAME.
@@ -64,7 +64,7 @@ Example:
 EXPORT_FOLDER = "export"
 BATCHES, MAX_SIDE = (1, 3), 16_384
 _MAX_LABELS = 200_000  # characters of a label rule
-ODD_SIZE = (97, 131)  # compared besides the run's own size: odd at several stages, where border bugs show
+ODD_SIZE = (97, 131)  # compared in addition to the run's size; odd at several stages, which exposes border bugs
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class ExportOptions:
     out: Folder = ""  # output folder; default: RUN/export
     checkpoint: CheckpointChoice = "result"  # checkpoint to load; result: the one that result.json scores
     network: CustomNetwork = ""  # custom network of the run; it is imported only if it is named here
-    size: ImageSize = (0, 0)  # with --format onnx: height and width of a file of fixed size; 0 0: any size
+    size: ImageSize = (0, 0)  # with --format onnx: fixed height and width of the input; 0 0: any size
     data: Folder = ""  # dataset for the comparison, such as "synthetic"; default: the one that the run was trained on
     images: int = 3  # number of validation images to compare on
     # keep exports whose outputs differ from the network's by more than the limits, with a warning
@@ -88,7 +88,7 @@ class ExportOptions:
 def main() -> int:
     """Run the command."""
     options = parse_flags(ExportOptions, sys.argv[1:], prog="segnet_jax.export", description=DESCRIPTION)
-    jax.config.update("jax_platforms", "cpu")  # GPUs may compute float32 products in TF32
+    jax.config.update("jax_platforms", "cpu")  # GPUs may compute float32 matrix products in TF32
     return export(options)
 
 
@@ -161,12 +161,12 @@ def _check_size(options: ExportOptions, config: Config, formats: tuple[Format, .
     """Check `--size`.
 
     Raises:
-      UserError: If it is given with another format than ONNX, or is out of range.
+      UserError: If it is combined with a format other than ONNX, or is out of range.
     """
     if options.size == (0, 0):
         return
     if formats != ("onnx",):
-        raise UserError("--size is for files of fixed size and works with --format onnx alone; omit it, or the others")
+        raise UserError("--size works only with --format onnx alone; omit --size or the other formats")
     smallest = 2**config.num_stages if config.pooling == "floor" else 1
     if not all(smallest <= side <= MAX_SIDE for side in options.size):
         raise UserError(f"--size must be from {smallest} to {MAX_SIDE}, got {' '.join(map(str, options.size))}")
@@ -205,14 +205,14 @@ def _describe(pixels: Pixels) -> dict[str, Any]:
 
 
 def _labels(run: str) -> dict[str, Any]:
-    """Return the run's label rule as metadata; {} without one, or if it has too many values for a file's header."""
+    """Return the run's label rule as metadata; {} if there is none, or it is too large for a file's header."""
     stored = run_folder.labels_of(run)
     labels = None if stored is None else stored.as_json()
     return {"labels": labels} if labels and len(json.dumps(labels)) <= _MAX_LABELS else {}
 
 
 def _images(options: ExportOptions, config: Config) -> dict[tuple[int, int], list[np.ndarray]]:
-    """Return evenly spaced validation images by size: the run's and `ODD_SIZE`, or only that of `--size`."""
+    """Return evenly spaced validation images by size: at the run's size and `ODD_SIZE`, or only at `--size`."""
     dataset = open_data(dataclasses.replace(config, **({"data": options.data} if options.data else {})))
     split = dataset.splits[validation_split(dataset)]
     chosen = evenly_spaced(options.images, len(split))
@@ -236,12 +236,12 @@ def _compare(
 
 
 def _check_parity(parities: dict[Format, list[Parity]], accept_mismatch: bool) -> dict[Format, str]:
-    """Return the formats to discard, each with the reason; with `accept_mismatch`, warn instead and return none."""
+    """Return the formats to discard, each with the reason; with `accept_mismatch`, warn instead and return {}."""
     discarded = {}
     for name, of_format in parities.items():
         worst = min((parity for parity in of_format if not parity.holds), key=lambda each: each.agreement, default=None)
         if worst is not None and accept_mismatch:
-            logger.warning(f"the {name} export does not match the network, kept by --accept-mismatch: {worst}")
+            logger.warning(f"the {name} export does not match the network, but --accept-mismatch keeps it: {worst}")
         elif worst is not None:
             discarded[name] = (
                 f"the {name} export does not match the network and is discarded: {worst} (--accept-mismatch keeps it)"
@@ -255,7 +255,7 @@ def _check_parity(parities: dict[Format, list[Parity]], accept_mismatch: bool) -
 def _report(
     name: Format, subject: ExportedNetwork, path: pathlib.Path, out: pathlib.Path, parities: list[Parity]
 ) -> dict[str, Any]:
-    """Return the entry of one format in the report, JSON-serializable."""
+    """Return the report entry of one format, JSON-serializable."""
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     if name == "safetensors":
         files.append(path.with_name(card.FILE))

@@ -54,11 +54,11 @@ Each has --help. Examples:
 LOWER = f"""Lower the steps of training, evaluation and inference for other platforms and serialize them, on a CPU and
 without the target devices. Writes one file per step, and lowered.json with their operation counts.
 
-Takes the flags of train, and those of the section "lower". Without --run the programs serve for counting operations
-only: they have CamVid's {len(CAMVID)} classes with equal weights, torchvision's preprocessing, and one step per epoch.
---devices N lowers for N devices. --precision auto lowers in all three precisions. With --input auto the step makes its
-batch from a device-resident dataset. To run a file, load it on such a device with jax.export.deserialize and pass the
-arrays by name.
+Takes the flags of train, and those of the section "lower". Without --run the programs are only for counting
+operations: they have CamVid's {len(CAMVID)} classes with equal weights, torchvision's preprocessing and one step per
+epoch. --devices N lowers for N devices. --precision auto lowers in all three precisions. With --input auto the step
+takes its batch from a device-resident dataset. To run a file, load it on a target device with jax.export.deserialize
+and pass the arrays by name.
 
 Example:
   python -m segnet_jax.portability lower --width 0.25 --image-size 120 160 --out lowered"""
@@ -126,8 +126,8 @@ def lower(config: Config, out: pathlib.Path, platforms: Sequence[str], run: str 
     """Lower and write all steps, and print their operation counts; return the exit code.
 
     Args:
-      config: config of the training.
-      out: output folder, empty or not existing.
+      config: training config.
+      out: output folder; must be empty or not exist.
       platforms: platforms to lower for.
       run: run folder to read classes, preprocessing and class weights from; "" for none.
 
@@ -250,7 +250,7 @@ def measure(options: MeasureOptions) -> int:
     with explain_out_of_memory(machine.config, machine.devices, flags=MeasureOptions):
         for precision in dict.fromkeys(options.precision):
             measurements["precisions"][precision] = machine.measure(precision)
-            write_result(options.json, measurements)  # after each, so that an interruption keeps the earlier ones
+            write_result(options.json, measurements)  # after each precision, so an interruption loses none
     print_comparison(compare_machines([measurements]))
     print(f"wrote {options.json}")
     return 0
@@ -264,7 +264,7 @@ class CompareOptions:
     """Flags of `portability report`."""
 
     files: Annotated[Files, tyro.conf.Positional]  # JSON files written by measure, one per machine, or by compile
-    against: Files = ()  # earlier JSON files written by compile, to list what changed
+    against: Files = ()  # earlier JSON files written by compile, to list the changes
     out: File = ""  # Markdown file to write the tables to
     json: File = ""  # JSON file to write the tables to
     overwrite: bool = False  # replace files that earlier commands wrote with --out and --json
@@ -280,7 +280,7 @@ def report(options: CompareOptions) -> int:
     files, earlier = ([read_written(pathlib.Path(file)) for file in each] for each in (options.files, options.against))
     kinds = {"compiled" in one for one in (*files, *earlier)}
     if len(kinds) > 1 or (earlier and kinds == {False}):
-        raise UserError("report compares files of measure or files of compile, and only the latter with --against")
+        raise UserError("report compares files of measure or of compile, not both; --against takes those of compile")
     comparison = compare_programs(files, earlier) if kinds == {True} else compare_machines(files)
     check_distinct({"--out": options.out, "--json": options.json}, (*options.files, *options.against))
     for path in filter(None, (options.out, options.json)):
@@ -305,7 +305,7 @@ SUBCOMMANDS = {
     "measure": (MeasureOptions, ()),
     "report": (CompareOptions, ()),
 }
-"""Name -> (dataclass of its flags, its other flags)."""
+"""Subcommand -> (dataclass of its flags, additional flags)."""
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class PredictOptions:
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")] = ()
     out: Folder = ""  # output folder; default: the next free RUN/predictions-NUMBER
     json: File = ""  # JSON file to write a summary to
-    key: bool = True  # draw a class key below each overlay, which makes it higher
+    key: bool = True  # draw a class key below each overlay, which increases its height
     confidence: bool = False  # also write NAME_confidence.png, the probability of the predicted class, 0..255
     frames: bool = False  # also write each video frame's class ids, NAME_frames/000001.png etc.
     labels: Folder = ""  # folder with labels of the images: print scores and write NAME_errors.png
@@ -116,7 +116,7 @@ class PredictOptions:
         if not -1 <= self.void <= VOID:
             raise UserError(f"--void must be between 0 and {VOID}, got {self.void}")
         if self.samples and (self.num_others or not self.views.is_off):
-            raise UserError("--samples is for single networks without --tta and --tta-scales: remove either")
+            raise UserError("--samples works for one network without --tta and --tta-scales: remove either")
 
     @property
     def views(self) -> Views:
@@ -125,7 +125,7 @@ class PredictOptions:
 
     @property
     def num_others(self) -> int:
-        """Number of the paths that are runs to average with, which precede the images."""
+        """Number of leading paths that are runs to average with."""
         return len(list(itertools.takewhile(_is_network, self.paths)))
 
 
@@ -142,8 +142,8 @@ def predict(options: PredictOptions) -> int:
     """Segment all inputs and return the exit code.
 
     Raises:
-      UserError: If the options are wrong, before anything is written; or, as `UserErrors`, inputs could not be read,
-        after all others are done.
+      UserError: If the options are invalid; nothing has been written then.
+      UserErrors: If inputs could not be read; raised after all others are done.
       ExitError: If a signal stopped the command, or the disk is full; files written before are complete.
     """
     with contextlib.ExitStack() as stack:
@@ -157,7 +157,7 @@ def predict(options: PredictOptions) -> int:
                 raise UserError(f"{options.run} is not a folder to write predictions to: add --out FOLDER")
             others, paths = options.paths[: options.num_others], options.paths[options.num_others :]
             if others and not options.out:
-                raise UserError("the mean of several runs belongs to no run's folder: add --out FOLDER")
+                raise UserError("predictions of several runs need an output folder: add --out FOLDER")
             here = {
                 "devices": options.devices,
                 "fake_devices": options.fake_devices,
@@ -178,14 +178,14 @@ def predict(options: PredictOptions) -> int:
             if any(source.kind != "image" for source in sources):
                 if (pixels := read_options_of(config).pixels) != RGB:
                     raise UserError(
-                        f"{options.run} segments images of {pixels}, but videos and cameras give RGB of 8 bits"
+                        f"{options.run} segments images of {pixels}, but videos and cameras provide 8-bit RGB"
                     )
                 load_av()  # fail early if it is not installed
             devices, precision = start_devices(config)
             if sizing.size == "trained" and not sizing.tile:
                 check_memory(dataclasses.replace(config, batch_size_per_device=1), devices, flags=PredictOptions)
             restored = restore(run, config, options.checkpoint, devices, precision)
-            form = unfolded if options.labels else folded  # scores are those of `evaluate`, bit for bit
+            form = unfolded if options.labels else folded  # so that scores match those of `evaluate` bit for bit
             own = form(restored, config)
             which = options.checkpoint
             members = own, *open_others((options.run, own), others, here, form, which, devices, precision)
@@ -249,7 +249,7 @@ def predict(options: PredictOptions) -> int:
 
 
 def _averaging(options: PredictOptions, others: Sequence[str], temperature: float) -> dict[str, Any]:
-    """Return what the summary says about averages and calibration; {} without either."""
+    """Return the summary's entries on averaging and calibration; {} without either."""
     said = {"runs": [options.run, *others]} if others else {}
     if not options.views.is_off:
         said |= {"tta": options.tta, "tta_scales": options.tta_scales}
@@ -280,7 +280,7 @@ def _make_folder(options: PredictOptions) -> pathlib.Path:
 def _scoring(
     run: str, options: PredictOptions, config: Config, classes: ClassTable, sizing: Sizing, max_pixels: int
 ) -> LabelScoring:
-    """Return how to read and score labels: by the run's stored rule, or for older runs by its config."""
+    """Return the label scoring, by the run's stored label rule or, for older runs, by its config."""
     reading, stored = read_options_of(config), run_folder.labels_of(run)
     if stored is not None:
         rule = stored.rule
@@ -292,7 +292,7 @@ def _scoring(
         kept = tuple(each for each in rule.ids if each[1] != VOID and each[0] != options.void)
         rule = dataclasses.replace(rule, ids=(*kept, (options.void, VOID)))
     if not sizing.is_as_evaluated:
-        logger.info("note: scores are computed at each image's own size; `evaluate` scores at the training size")
+        logger.info("note: scores are computed at each image's original size; `evaluate` scores at the training size")
     return LabelScoring(rule, reading, sizing, max_pixels)
 
 

@@ -25,7 +25,7 @@ from segnet_jax.weights.formats.published_sums import describe
 from segnet_jax.weights.load import read_caffe_segnet, read_vgg
 from segnet_jax.weights.published import PUBLISHED_SEGNETS, obtain, obtain_segnet
 
-DESCRIPTION = """Download and convert CamVid or pretrained weights before training, for machines without network.
+DESCRIPTION = """Download and convert CamVid or pretrained weights before training, for machines without network access.
 
 camvid: TFDS dataset at 360x480, made from the official archives (downloads 557 MB of images and 16 MB of labels).
 
@@ -58,7 +58,7 @@ class PrepareOptions:
         Positional,
         arg(metavar="NAME"),
     ]
-    """dataset or weights to prepare: a name above"""
+    """dataset or weights to prepare, one of the names above"""
     archives: Annotated[Path | None, arg(metavar="FOLDER")] = None
     """camvid: folder with 701_StillsRaw_full.zip and LabeledApproved_full.zip, downloaded by hand"""
     tutorial: Annotated[Path | None, arg(metavar="FOLDER")] = None
@@ -93,7 +93,7 @@ def main(args: Sequence[str] | None = None) -> None:
 def prepare_camvid(archives: Path | None, tutorial: Path | None, out: Path) -> None:
     """Write CamVid as a TFDS dataset, from a local folder or from the archives, downloaded if necessary."""
     if archives and tutorial:
-        raise UserError(f"--archives {archives} and --tutorial {tutorial} exclude each other; give only one")
+        raise UserError(f"--archives {archives} and --tutorial {tutorial} are mutually exclusive; give only one")
     if (prepared := find_prepared(out)) is not None:
         echo(f"CamVid is already prepared in {prepared}; to prepare it again, delete that folder first")
         return

@@ -37,7 +37,7 @@ Examples:
   python -m segnet_jax.report runs/seed-0 runs/seed-1 --published --scores 0.json 1.json"""
 
 MAX_RUNS = 12
-"""Runs on one page; limited by the number of distinguishable line colors."""
+"""Maximum number of runs on a page, limited by the number of distinguishable line colors."""
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,14 @@ def report(options: ReportOptions) -> int:
 
 
 def _may_overwrite(path: pathlib.Path, folders: Sequence[pathlib.Path]) -> bool:
-    """Return whether a page may be replaced, that is, is not the report of another run."""
+    """Return whether a page may be replaced because it is not the report of another run."""
     parent = path.resolve().parent
     own = [folder.resolve() for folder in folders] if len(folders) == 1 else []
     return path.name != REPORT_FILE or parent in own or not os.path.lexists(parent / "config.toml")
 
 
 def _compare_published(runs: Sequence[RunSummary], options: ReportOptions) -> dict[str, Any]:
-    """Return the runs' scores, or those in the files of `--scores`, compared with published ones.
+    """Compare the runs' scores, or those in the files of `--scores`, with published ones.
 
     Raises:
       UserError: If the number of score files differs from the number of runs, or a file does not belong to its run.

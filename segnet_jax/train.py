@@ -32,14 +32,14 @@ def main() -> int:
 
 
 def train(config: Config, own: OwnObjects = NO_OBJECTS) -> int:
-    """Train with a config, or resume the run or the folds that it started, or test learning rates; return exit code 0.
+    """Train or resume a run, cross-validate, or run a learning-rate range test, by the config; return exit code 0.
 
     Raises:
-      UserError: If the config or the data are wrong; raised before anything is compiled.
+      UserError: If the config or the data is invalid; raised before anything is compiled.
       ExitError: If training ends early; saved checkpoints are intact.
     """
     if config.find_lr:
-        from segnet_jax.runs.find_lr import find_lr  # with the report's page, which training itself loads at its end
+        from segnet_jax.runs.find_lr import find_lr  # imports the report page, which training loads only at its end
 
         find_lr(config, own)
     elif config.folds and not config.fold:

@@ -253,7 +253,7 @@ def lock(folder):
 
 
 def read_only(monkeypatch, folder):
-    """Simulate a disk on which nothing can be created; permissions do not stop root, who runs container tests."""
+    """Simulate a read-only disk; permissions do not stop root, who runs tests in containers."""
 
     def mkdir(path, *args, **settings):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))

@@ -22,7 +22,7 @@ class Case:
       row: number of the kind of bad input, 1 to 48; the tests cover every number.
       kind: kind of the fault, then optionally a colon and a word that distinguishes it within the row.
       file: file name that the message must contain; empty if no file is at fault.
-      words: further texts that the message must contain.
+      words: other texts that the message must contain.
       spoil: function that damages a valid folder.
       flags: flags added to those of a valid command; "{folder}" stands for the damaged folder.
       patch: function of a monkeypatch and the folder that changes the program.

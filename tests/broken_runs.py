@@ -219,7 +219,7 @@ def draw_kill(generator: random.Random, phase: str) -> str:
     return f"{moment}:{1 if certain_once else generator.choice((1, 1, 2))}=kill"
 
 
-# --- what a run has become ---
+# --- the state of a run ---
 
 
 def rows_of(run: pathlib.Path) -> list[dict]:

@@ -82,7 +82,7 @@ class Page:
             self._note(self._next())
 
     def order(self, method: str, **params):
-        """Send a command and return its result; record the events received meanwhile."""
+        """Send a command and return its result; record events received in the meantime."""
         self._number += 1
         request = {"id": self._number, "method": method, "params": params}
         request |= {"sessionId": self._session} if self._session else {}

@@ -1,4 +1,4 @@
-"""Servers of S3 on this machine: moto's, and one that denies."""
+"""Local S3 servers: moto's, and one that denies requests."""
 
 import contextlib
 import threading
@@ -10,7 +10,7 @@ import pytest
 
 @contextlib.contextmanager
 def refusing(may_put=lambda path: False):
-    """Run a server that denies all requests except PUT of some paths; yield its URL and the paths put."""
+    """Run a server that denies all requests except PUT to some paths; yield its URL and the uploaded paths."""
     put = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -58,7 +58,7 @@ def s3_server():
 
 
 def set_server(monkeypatch, url):
-    """Make a server that of S3, with credentials that no message may contain."""
+    """Use a server as the S3 endpoint, with credentials that no message may contain."""
     for name, value in {
         "AWS_ENDPOINT_URL": url,
         "AWS_ACCESS_KEY_ID": "AKIAHIDDEN",

@@ -20,7 +20,7 @@ NETWORKS = {
     "matlab": {"depth": 4, "final_batch_norm": True},
     "vgg19": {"encoder": "vgg19", "depth": 3, "pooling": "ceil"},
 }
-VARIANTS = {  # without a PyTorch twin here: upsampling with both poolings, encoder's maps, SegNet-Basic, U-Net
+VARIANTS = {  # without a PyTorch twin here: upsampling with both poolings, encoder addition, SegNet-Basic, U-Net
     "bilinear": partial(SegNet, depth=2, upsampling="bilinear"),
     "bilinear-caffe": partial(SegNetBasic, depth=2, upsampling="bilinear", pooling="ceil"),
     "learnt": partial(SegNetBasic, depth=2, upsampling="learnt", encoder_addition=True),

@@ -2,8 +2,8 @@
 
 Wraps functions of the package and causes FAULT when MOMENT is reached for the N-th time (by default the first): see
 MOMENTS and FAULTS. FAULT+0.05 happens that many seconds later, in parallel with the work. For each moment reached, a
-line with its count and the monotonic time is written to FILE; its last line shows what the process was doing when it
-was killed externally. FLAGS are those of `segnet_jax.train`.
+line with its count and the monotonic time is written to FILE; its last line shows the phase in which the process was
+killed externally. FLAGS are those of `segnet_jax.train`.
 """
 
 import argparse
@@ -82,7 +82,7 @@ BALLAST = "ballast"
 
 
 class Faults:
-    """A counter and log of moments that causes the fault scheduled for one."""
+    """A counter and log of moments that causes their scheduled faults."""
 
     def __init__(self, scheduled: list[str], log: str, disk: str):
         self._scheduled = {}
@@ -159,7 +159,7 @@ class Faults:
         time.time = lambda: now() + shift
         time.time_ns = lambda: now_ns() + shift * 10**9
 
-    # --- where the moments are ---
+    # --- the functions of the moments ---
 
     def before(self, owner, name: str, moment: str) -> None:
         real = getattr(owner, name)

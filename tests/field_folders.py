@@ -38,7 +38,7 @@ def palette_png(ids, colors, path):
 
 
 def read_as(dataset, splits=None):
-    """Return color -> class name as which nearly all pixels of ground, disc and box are read."""
+    """Return color -> class name that nearly all pixels of ground, disc and box are read as."""
     counts = {name: collections.Counter() for name in ("ground", "red", "blue")}
     for name, split in dataset.splits.items():
         if splits and name not in splits:

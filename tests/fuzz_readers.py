@@ -3,7 +3,7 @@
     python tests/fuzz_readers.py --reader h5 --inputs 100000 --seed 0 --seconds 600 --keep findings
 
 prints one line of JSON. `--reader all` runs all readers. An input that kills the process (a crash in a C library),
-takes over five seconds, causes a warning or takes a hundred megabytes of memory is a finding too.
+takes over five seconds, causes a warning or takes a hundred megabytes of memory is also a finding.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from segnet_jax.system.errors import UserError
 
 SECONDS = 5.0
 PICTURE = 500  # megabytes of one of 50 million pixels, decoded and converted
-OWN_PROCESS = {"seconds": 65.0, "quick": 10}  # where a process is started for each input, which has a limit of its own
+OWN_PROCESS = {"seconds": 65.0, "quick": 10}  # where a separate, limited process is started for each input
 OWN_FAULT = 70
 
 
@@ -40,8 +40,8 @@ class Reader(NamedTuple):
     make: Callable
     open: Callable  # a folder -> (bytes -> None)
     documented: type[Exception] = UserError
-    megabytes: int = 100  # more than so many in one step are a finding
-    seconds: float = SECONDS  # more than so many for one input are a finding
+    megabytes: int = 100  # limit of one step; exceeding it is a finding
+    seconds: float = SECONDS  # limit of one input; exceeding it is a finding
     quick: int = 100  # inputs of the quick test
 
 
@@ -85,7 +85,7 @@ def _pickle(folder):
 
 
 def _onnx(folder):
-    """Read with the preprocessing given, so that more than the graph is read."""
+    """Read a graph and its preprocessing."""
     from segnet_jax.nn.preprocessing import TORCH
     from segnet_jax.weights.load import read_vgg
 
@@ -399,7 +399,7 @@ def read_many(name: str, seed: int, indices: range, seconds: float, folder: Path
     seeds = reader.seeds()
     read = reader.open(folder)
     with timed():
-        for data in seeds:  # a seed that is refused may be of a kind that is refused; one that breaks is a fault
+        for data in seeds:  # a seed may be of a kind that is refused, but must not break the reader
             assert outcome(read, data, reader) in ("accepted", "refused")
         for index in indices:
             if time.monotonic() > end:

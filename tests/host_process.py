@@ -39,7 +39,7 @@ def psum():
 
 
 def agree(hosts, who, call_of_wish):
-    """Share two values, meet, then step until all have agreed to stop at the request of one process."""
+    """Share two values, pass a barrier, then step until all agree to stop at the request of one process."""
     shared = [hosts.broadcast("name", f"of {hosts.process_id}, {i}" if hosts.is_writer else None) for i in range(2)]
     gathered = [hosts.all_gather("place", f"{hosts.process_id}, {i}") for i in range(2)]
     hosts.barrier("begin", 20)

@@ -97,7 +97,7 @@ def payloads(canary):
         "inst": b"(S'" + command + b"'\nios\nsystem\n.",
         "obj": b"\x80\x02(cos\nsystem\n" + text + b"o.",
         "newobj": b"\x80\x02csubprocess\nPopen\n](X\x02\0\0\0sh" + b"X\x02\0\0\0-c" + text + b"e\x85R.",
-        # The state of a partial is what it calls: BUILD exchanges the harmless one.
+        # The state of a partial contains the function that it calls: BUILD replaces the harmless one.
         "build": b"\x80\x02cfunctools\npartial\ncbuiltins\nprint\n\x85R(cos\nsystem\n" + text + b"\x85}Ntb)R.",
     }
 
@@ -115,7 +115,7 @@ def runs(payload, canary):
 
 
 def asleep(canary):
-    """Return pickles that run only in an application that registers a handler."""
+    """Return pickles that run only in applications that register a handler."""
     command = f"touch {canary}".encode()
     return {
         "ext1": b"\x80\x02\x82\x01.",
@@ -728,7 +728,7 @@ def open_picture(path):
 def open_data(path):
     from segnet_jax.data.open_dataset import open_dataset
 
-    sys.path.insert(0, str(path.parent))  # what a command that is started there would import from
+    sys.path.insert(0, str(path.parent))  # from where a command started there would import
     dataset = open_dataset(str(path), split_rule="tutorial", image_size=(6, 8), seed=0, num_train=1, num_val=1)
     dataset.splits["train"].read(0)
 
@@ -767,7 +767,7 @@ class TookTooLong(BaseException):
 
 
 def open_as_a_command(reader, path):
-    """Return the exit code and what was printed to standard error."""
+    """Return the exit code and the text printed to standard error."""
     from segnet_jax.system.command import run_command
 
     with contextlib.redirect_stderr(io.StringIO()) as printed:
@@ -791,7 +791,7 @@ def main(folder):
     import segnet_jax.weights.load  # noqa: F401  what is imported is no cost of the files
 
     (folder / "bin").mkdir(exist_ok=True)
-    (folder / "bin/gs").write_text(f"#!/bin/sh\ntouch {folder}/canary\n")  # should anybody start ghostscript
+    (folder / "bin/gs").write_text(f"#!/bin/sh\ntouch {folder}/canary\n")  # in case a reader starts ghostscript
     (folder / "bin/gs").chmod(0o755)
     os.environ["PATH"] = f"{folder}/bin:{os.environ['PATH']}"
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

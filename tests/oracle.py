@@ -79,9 +79,9 @@ CASES = {  # name -> commands, run one after another in a folder of their own
     ],
     "lower-segnet-basic": [f"{LOWER} --protocol segnet-basic --input host --platforms cpu tpu --out lowered"],
 }
-LONG = ("demo",)  # what --quick leaves out, and what is compiled as users compile it
+LONG = ("demo",)  # omitted with --quick, and compiled as users compile it
 FAST = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # all others: a third of the time to compile
-SHOWS = {"float16-overflow": 32768.0}  # a number in the log without which the case would show nothing
+SHOWS = {"float16-overflow": 32768.0}  # a number that the log must contain for the case to be meaningful
 SAME_STATE = {"resumed": "segnet-basic"}  # cases that end with the same arrays
 
 # --- running ---
@@ -156,7 +156,7 @@ def record(names, keep="", jobs=2):
 
 
 def machine():
-    """Return the properties of this machine that affect the bits of a result."""
+    """Return the properties of this machine that affect results bit for bit."""
     libraries = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "pillow")
     cpu = (
         re.search("model name.*: (.*)", pathlib.Path("/proc/cpuinfo").read_text()) if sys.platform == "linux" else None
@@ -203,7 +203,7 @@ def compare_bag(expected, found):
 
 
 def compare_numbers(expected, found):
-    """Compare two lists of numbers: the reference's must be present, with multiplicity; extra ones are allowed."""
+    """Compare two lists of numbers: those of the reference must be present, with multiplicity; others are allowed."""
     gone, new = _changes(expected, found)
     return not gone, _summary(gone, new, len(expected))
 

@@ -11,7 +11,7 @@ from segnet_jax.data.synthetic.street_scenes import street_scenes
 
 SIZE = 24, 32  # rows, columns
 
-# CamVid's classes among those of others, by place: sky, building, pole, road, pavement, tree, sign, fence, car,
+# CamVid's classes among other classes, by position: sky, building, pole, road, pavement, tree, sign, fence, car,
 # pedestrian, bicyclist
 CITYSCAPES_IDS = (23, 11, 17, 7, 8, 21, 20, 13, 26, 24, 33)
 CITYSCAPES_TRAIN_IDS = (10, 2, 5, 0, 1, 8, 7, 4, 13, 11, 18)
@@ -109,7 +109,7 @@ def codes(folder, void_at=None):
     (folder / "codes.txt").write_text("\r\n".join(names))
 
 
-# --- every layout, each of them holding the same records ---
+# --- every layout, with the same samples in each ---
 
 
 def flat(folder, samples):

@@ -1,4 +1,4 @@
-"""Faults planted into a valid dataset folder, each with its kind, its file and its fix."""
+"""Faults to plant in a valid dataset folder, each with its kind, file and fix."""
 
 import os
 import zlib
@@ -22,9 +22,9 @@ class Planted:
 
     Attributes:
       kind: kind of fault that the doctor must report, then optionally a colon and a word that distinguishes it.
-      file: file that it must name.
+      file: file that the doctor must name.
       spoil: function that damages a valid folder.
-      fix: flags that it must print; empty if no flag fixes the fault.
+      fix: flags that the doctor must print; empty if no flag fixes the fault.
     """
 
     kind: str

@@ -19,15 +19,15 @@ from segnet_jax.distributed import data_parallel
 from segnet_jax.training import state
 
 MAX_PROGRAMS, MAX_SNAPSHOTS = 64, 100
-OTHER_MODULES = ("jax", "jax.lax", "jax.numpy", "jax.stages")  # in which tests patch something
+OTHER_MODULES = ("jax", "jax.lax", "jax.numpy", "jax.stages")  # packages in which tests patch attributes
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, type, types.CodeType, np.dtype)
 _programs: OrderedDict = OrderedDict()
-_snapshots: dict[bytes, tuple] = {}  # the objects stay alive, so that no other takes the address of one
+_snapshots: dict[bytes, tuple] = {}  # keep the objects alive, so that their addresses are not reused
 counts = {"compiled": 0, "reused": 0}
 
 
 class Same:
-    """A key that equals only itself and keeps its value alive, so that no other object takes its address."""
+    """A key that equals only itself and keeps its value alive, so that the value's address is not reused."""
 
     def __init__(self, value):
         self.value = value
@@ -40,7 +40,7 @@ class Same:
 
 
 def key_of(value, seen=()):
-    """Return a key that is equal for values that make the same program; unknown objects equal only themselves."""
+    """Return a key that is equal for values that give the same program; unknown objects equal only themselves."""
     if isinstance(value, _PLAIN):
         return type(value), value
     if id(value) in seen:
@@ -138,7 +138,7 @@ class Lowered:
         counts["compiled" if program is None else "reused"] += 1
         if program is None:
             program = self._lower().compile(compiler_options)
-        _programs[key] = program  # the last used stands last
+        _programs[key] = program  # the last used one comes last
         if len(_programs) > MAX_PROGRAMS:
             _programs.popitem(last=False)
         return program
@@ -159,7 +159,7 @@ def remembered(function):
 
 
 def install():
-    """Make this process reuse what earlier tests compiled; call it before other modules import the functions."""
+    """Make this process reuse programs compiled by earlier tests; call before other modules import the functions."""
     state.init_variables = remembered(state.init_variables)
     state.variable_shapes = remembered(state.variable_shapes)
     mapped = data_parallel._mapped

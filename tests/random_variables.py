@@ -1,7 +1,7 @@
 """Draw random parameters and statistics for a network in numpy.
 
-flax's own `init` compiles for eight seconds on a CPU; besides, its statistics (mean 0, variance 1), scale 1 and bias 0
-would hide mistakes.
+flax's `init` compiles for eight seconds on a CPU, and its statistics (mean 0, variance 1), scale 1 and bias 0 would
+hide mistakes.
 """
 
 import jax

@@ -1,6 +1,6 @@
-"""Check the example changes kept as patches: each still applies, touches few files, and works.
+"""Check the example changes stored as patches: each still applies, touches few files, and works.
 
-CONTRIBUTING.md walks through them. Where a patch no longer applies, repeat its change by hand and write it with
+CONTRIBUTING.md describes them. If a patch no longer applies, repeat its change by hand and store it with
 `git diff -U1 > tests/changes/NAME.patch`. What each must do is tested by `tests/changes/check_NAME.py`, which runs in a
 copy of the tree with the patch applied.
 """

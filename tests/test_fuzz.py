@@ -71,7 +71,7 @@ def test_a_reader_that_fails_otherwise_is_found(monkeypatch, tmp_path):
     assert outcomes == {"accepted", "KeyError", "UserWarning"}
 
 
-# Each finding of fuzzing: the reader, the input, and the outcome now.
+# Each finding of fuzzing: the reader, the input, and the required outcome.
 
 
 def keras_without(kind, length, flags):
@@ -172,7 +172,7 @@ def test_what_fuzzing_has_found_is_fixed(case, small, tmp_path):
 
 
 def test_a_picture_with_a_hundred_million_pixels_is_refused_without_a_warning(tmp_path):
-    """Use 100 million pixels: between 89 and 179 million, Pillow itself only warns, on a second line."""
+    """Use 100 million pixels: between 89 and 179 million, Pillow itself only prints a warning."""
     reader = READERS["image"]
     for data in (
         hostile_files.png(hostile_files.header(10_000, 10_000), hostile_files.chunk(b"IDAT", zlib.compress(b""))),

@@ -14,7 +14,7 @@ import pytest
 import segnet_jax
 
 PACKAGE = Path(segnet_jax.__file__).parent
-MOST_MEGABYTES = 1 << 10  # of the whole process that opens them one after the other, Python and JAX among them
+MOST_MEGABYTES = 1 << 10  # of the process that opens all files, including Python and JAX
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_the_payloads_are_live(tmp_path):
 
 
 def test_what_is_harmless_is_accepted_and_its_bombs_are_not_unpacked(tmp_path):
-    """Accept a dataset folder that is a link, odd names, and compressed text chunks in an image."""
+    """Check that a dataset folder that is a link, odd names, and compressed text chunks in an image are accepted."""
     import zlib
 
     from segnet_jax.data.layouts.camvid import tutorial

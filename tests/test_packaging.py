@@ -1,4 +1,4 @@
-"""What a package index and a type checker get: the description, versions, files of the wheel; links of the site."""
+"""Test the package's description, versions, wheel files and types, and the links of the site."""
 
 import pathlib
 import re
@@ -16,7 +16,7 @@ LINK = re.compile(r"\[[^\]]*\]\(([^)]*)\)")
 
 
 def description():
-    """Return README.md as the wheel's metadata hold it, by the substitutions of pyproject.toml."""
+    """Return README.md as in the wheel's metadata, with the substitutions of pyproject.toml."""
     hook = PROJECT["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]
     text = "".join((ROOT / fragment["path"]).read_text(encoding="utf-8") for fragment in hook["fragments"])
     for each in hook["substitutions"]:

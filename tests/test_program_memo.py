@@ -1,4 +1,4 @@
-"""Check that the tests' cache of compiled programs reuses one only for what would compile to the same."""
+"""Check that the tests' cache reuses a compiled program only where compilation would give the same program."""
 
 import functools
 

@@ -12,7 +12,7 @@ PACKAGE = "segnet_jax"
 ROOT = pathlib.Path(__file__).parents[1] / PACKAGE
 FILES = sorted(ROOT.rglob("*.py"))
 
-# Each room is on a floor and may import every room on a lower one, unless limited below.
+# Each room is on a floor and may import every room on a lower floor, unless limited below.
 FLOORS = {
     1: ("nn", "system", "constants"),
     2: ("data", "config", "weights", "metrics", "distributed", "exporting"),
@@ -241,7 +241,7 @@ def children(folder, graph):
     found = {}
     for module, below in graph.items():
         if not module.startswith(prefix) or (folder and module == f"{folder}.__init__"):
-            continue  # a package's __init__ only hands on names of its own folder
+            continue  # a package's __init__ only re-exports names of its folder
         child = module.removeprefix(prefix).split(".")[0]
         mine = {each.removeprefix(prefix).split(".")[0] for each in below if each.startswith(prefix)}
         found.setdefault(child, set()).update(mine - {child, "__init__"})

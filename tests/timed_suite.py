@@ -1,9 +1,9 @@
-"""Run the suite and compare its CPU time with the kept figure: what `.ci/run` calls.
+"""Run the suite and compare its CPU time with the stored figure; called by `.ci/run`.
 
     python tests/timed_suite.py -n 2
 
-CPU time depends on the machine and on what else it does, so it is divided by that of importing JAX, Flax, optax and
-Orbax, measured before and after. Fails like pytest, or with exit code 1 if the suite takes `LIMIT` times the figure of
+CPU time depends on the machine and its load, so it is divided by the CPU time of importing JAX, Flax, optax and Orbax,
+measured before and after. Fails like pytest, or with exit code 1 if the suite takes `LIMIT` times the figure of
 `benchmarks/kept_figures.json`.
 """
 

@@ -1,4 +1,4 @@
-"""What a program that imports segnet_jax sees of its types: checked by pyright, never run."""
+"""Uses of segnet_jax's types by another program: checked by pyright, never run."""
 
 from pathlib import Path
 from typing import assert_type

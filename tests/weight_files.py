@@ -101,7 +101,7 @@ def write_keras3(path, convs, model="layers/", more=0):
             variables.attrs["name"] = f"block{conv[4]}_conv{conv[6]}"
             variables["0"], variables["1"] = bgr(conv, kernel), bias
             file.require_group(f"{model}max_pooling2d/vars")
-        for index in range(len(convs), len(convs) + more):  # what follows the VGG in a larger network
+        for index in range(len(convs), len(convs) + more):  # layers after the VGG in a larger network
             variables = file.create_group(f"{model}conv2d_{index}/vars")
             variables["0"], variables["1"] = np.ones((1, 1, 4, 2), np.float32), np.ones(2, np.float32)
         file["layers/dense/vars/0"] = np.ones((4, 2), np.float32)
@@ -135,7 +135,7 @@ def state_dict(convs, batch_norm=None, features=None):
 
 
 class Foreign:
-    """A function or class of torch, of which only the name can be pickled."""
+    """A function or class of torch that is pickled by name only."""
 
     def __init__(self, module, name):
         self.module, self.name = module, name
@@ -166,7 +166,7 @@ class TensorStub:
 
 
 class Pickler(pickle._Pickler):
-    """A version of Python's pickler that writes names of classes that do not exist."""
+    """Python's pickler, extended to write names of classes that do not exist."""
 
     dispatch = dict(pickle._Pickler.dispatch)
 

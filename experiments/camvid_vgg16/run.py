@@ -2,8 +2,8 @@
 
 python experiments/camvid_vgg16/run.py --data DIR --runs FOLDER --machine "2 CPU cores"
 
-Each stage starts from the last checkpoint of the one before, and is exported to FOLDER/STAGE-exported when it ends. An
-interrupted training is resumed; a finished one is not repeated. With --machine the finished stages go to stages.json,
+Each stage starts from the last checkpoint of the previous one, and is exported to FOLDER/STAGE-exported at its end. An
+interrupted run is resumed; a finished one is not repeated. With --machine the finished stages go to stages.json,
 STAGE.png and the table of README.md, and the last one also to result.json. --score-test scores the test split with the
 last stage, once: the recipe must not change afterwards.
 """
@@ -26,7 +26,7 @@ TEST = "test.json"  # the scores of the test split
 
 
 def main() -> int:
-    """Run the command; return 1 if a training failed."""
+    """Run the command; return 1 if a run failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", help="CamVid in the tutorial's layout; without it nothing is trained")
     parser.add_argument("--runs", type=pathlib.Path, required=True, help="folder of the run folders")

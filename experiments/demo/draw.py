@@ -2,7 +2,7 @@
 
 Example:  python experiments/demo/draw.py        # needs Chromium for report.png
 
-A test draws them again and compares, so they are always those of the present version.
+A test draws them again and compares, so they are always up to date.
 """
 
 import base64
@@ -63,7 +63,7 @@ def draw_predictions(run: pathlib.Path, path: pathlib.Path) -> None:
 
 
 def draw_report(run: pathlib.Path, path: pathlib.Path) -> None:
-    """Take a picture of the top of the report in Chromium."""
+    """Take a screenshot of the top of the report in Chromium."""
     write_report(run)
     with tempfile.TemporaryDirectory() as profile:
         flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-color-profile=srgb"]
@@ -76,7 +76,7 @@ def _decode(data: str) -> Image.Image:
 
 
 def _class_ids(data: str) -> np.ndarray:
-    """Return the class ids of a stored picture, whose colors are those of the classes."""
+    """Return the class ids of a stored picture in class colors."""
     rgb = np.asarray(_decode(data).convert("RGB")).astype(int)
     distances = np.abs(rgb[..., None, :] - np.array(CAMVID.colors)).sum(axis=-1)
     return np.where(distances.min(axis=-1) == 0, distances.argmin(axis=-1), VOID).astype(np.uint8)

@@ -62,15 +62,15 @@ def collect(runs: pathlib.Path, machine: str) -> dict:
 
 
 def train(*flags: object) -> None:
-    """Train with the config and more flags, or resume."""
+    """Train with the config and additional flags, or resume."""
     command = [sys.executable, "-m", "segnet_jax.train", "--config", HERE / "config.toml", *flags]
     subprocess.run(list(map(str, command)), check=True)
 
 
 def evaluate(folder: pathlib.Path, names: list[str], view: str) -> dict:
-    """Evaluate the mean of runs, and return its result; one that is stored in the folder is not computed again.
+    """Evaluate the mean of runs and return its result, or the result that is already stored in the folder.
 
-    A single network on the image alone is also calibrated.
+    A single network without test-time augmentation is also calibrated.
     """
     path = folder / f"{'+'.join(names)}, {view}.json"
     if not path.exists():
@@ -83,7 +83,7 @@ def evaluate(folder: pathlib.Path, names: list[str], view: str) -> dict:
 def row(folder: pathlib.Path, name: str, groups: list[list[str]], view: str) -> dict:
     """Evaluate groups of runs, each an ensemble of its members, and return the scores of each.
 
-    The cost is the number of network pixels, relative to a single network on the image alone.
+    The cost is the number of network pixels, relative to a single network on the plain image.
     """
     found = [evaluate(folder, group, view) for group in groups]
     flips = 2 if VIEWS[view].get("tta") == "flip" else 1

@@ -1,4 +1,4 @@
-"""Segment an image with an exported ONNX file, by onnxruntime, numpy and Pillow alone.
+"""Segment an image with an exported ONNX file, with only onnxruntime, numpy and Pillow.
 
 Example:  python segment.py network.onnx street.jpg overlay.png
 """

@@ -1,4 +1,4 @@
-"""Train without one drive of CamVid, fine-tune on 30 of its frames from three starts, and score its other 71.
+"""Train without one drive of CamVid, fine-tune on 30 of its frames from three initial networks, and score the other 71.
 
 python experiments/finetune/run.py --data DIR --runs FOLDER --machine "2 CPU cores"
 

@@ -1,8 +1,8 @@
-"""Copy CamVid's training and validation frames as JPEG, 26 MB instead of 180, for a machine that takes little data.
+"""Copy CamVid's training and validation frames as JPEG, 26 MB instead of 180, to transfer less data.
 
 python experiments/h200/jpeg_copy.py DIR OUT
 
-DIR and OUT are in the tutorial's layout; labels stay PNG. Scores on JPEG frames are not those on CamVid's PNGs.
+DIR and OUT are in the tutorial's layout; labels stay PNG. Scores on JPEG frames differ from those on CamVid's PNGs.
 """
 
 import pathlib

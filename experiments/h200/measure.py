@@ -1,10 +1,10 @@
-"""Run all measurements on one GPU in one command, each case in a process of its own, the most valuable first.
+"""Run all measurements on one GPU in one command, each case in a separate process, the most valuable first.
 
 python experiments/h200/measure.py --data DIR --init FILE --out OUT
 
-DIR is CamVid in the tutorial's layout, FILE a VGG-16. OUT gets `results.json` and `summary.md` after every case, and
-`log.txt` with the output of the failed ones: three files, whatever happens next. With `--earlier FOLDER`, the OUT of an
-earlier call, a second call continues with the cases that are missing there. `--dry-run` tries all cases on a CPU.
+DIR is CamVid in the tutorial's layout, FILE a VGG-16. After every case, `results.json` and `summary.md` are written to
+OUT, and `log.txt` with the output of failed cases. With `--earlier FOLDER`, the OUT of an earlier call, a second
+call runs only the cases that are missing there. `--dry-run` tries all cases on a CPU.
 """
 
 import argparse
@@ -42,8 +42,8 @@ class Case:
 
     Attributes:
       name: name in the results.
-      command: its command; writes `result`.
-      result: JSON file that it leaves.
+      command: command that writes `result`.
+      result: path of the JSON file.
     """
 
     name: str
@@ -117,7 +117,7 @@ def missing(names: tuple[str, ...]) -> list[str]:
     def is_absent(name: str) -> bool:
         try:
             return importlib.util.find_spec(name) is None
-        except ModuleNotFoundError:  # of a package whose parent is missing
+        except ModuleNotFoundError:  # the parent package is missing
             return True
 
     return [name for name in names if is_absent(name)]
@@ -175,7 +175,7 @@ def main() -> int:
 
 
 def measure(case: Case, seconds: float, log: pathlib.Path) -> dict[str, Any]:
-    """Run a case, ended after the given seconds; return its command, time, exit code and result, None if it failed."""
+    """Run a case with a time limit; return its command, time, exit code and result, None if it failed."""
     path = os.pathsep.join(each for each in (str(ROOT), os.environ.get("PYTHONPATH", "")) if each)
     start, command = time.monotonic(), [sys.executable, *case.command]
     try:
@@ -205,14 +205,14 @@ def read_results(folder: pathlib.Path | None) -> dict[str, Any] | None:
 
 
 def write_results(out: pathlib.Path, results: dict[str, Any]) -> None:
-    """Write the results and their table, so that they are whole at any moment."""
+    """Write the results and their table atomically."""
     for name, text in (("results.json", json.dumps(results, indent=2) + "\n"), ("summary.md", as_markdown(results))):
         (out / f"{name}.new").write_text(text)
         (out / f"{name}.new").replace(out / name)
 
 
 def rows_of(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return case -> throughput, times, fractions and memory; of the peers a row for each of their comparisons."""
+    """Return case -> throughput, times, fractions and memory; each comparison with peers has a separate row."""
     rows = {}
     for name, case in results["cases"].items():
         found = case["result"] or {}

@@ -2,7 +2,7 @@
 
 python experiments/h200/variants.py NAME [benchmark flags] --json FILE
 
-NAME is one of those below; "ours" removes nothing. Each replaces our implementation by the plain one of Flax and JAX
+NAME is a variant below; "ours" removes nothing. Each replaces our implementation by the plain one of Flax and JAX
 and measures as `python -m segnet_jax.benchmark train` does.
 """
 
@@ -42,7 +42,7 @@ class PlainBatchNormReLU(nn.Module):
             dtype=x.dtype,
             bias_init=nn.initializers.constant(self.first_bias),
         )
-        nn.share_scope(self, norm)  # its parameters lie where the optimizer looks for those of our layer
+        nn.share_scope(self, norm)  # the optimizer expects the parameters at the paths of our layer
         return nn.relu(norm(x)) if self.relu else norm(x)
 
 

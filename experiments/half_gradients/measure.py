@@ -2,7 +2,7 @@
 
 python experiments/half_gradients/measure.py --seeds 3 --machine "2 cores of an AMD EPYC, no GPU"
 
-bfloat16 is what crosses between devices here; activations stay float32. Writes `scores.json` beside this file.
+Gradients are sent in bfloat16; activations are float32. Writes `scores.json` next to this file.
 """
 
 import argparse

@@ -35,7 +35,7 @@ from segnet_jax.system.files import atomic_write_json
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FULL_SIZE = (360, 480)
-STEPS = {"pooling": 10, "network": 2, "layers": 2}  # of a turn, on the CPU
+STEPS = {"pooling": 10, "network": 2, "layers": 2}  # of a turn on the CPU
 STEPS_ON_GPU = 20
 ROUNDS = 5
 TUNING = ("MALLOC_", "OMP_", "XLA_FLAGS")  # of the environment
@@ -190,7 +190,7 @@ def is_full_size(given: argparse.Namespace) -> bool:
 def print_comparisons(
     found: list[side_by_side.Comparison], machine: machines.Machine, passes: dict[str, bool]
 ) -> dict[str, Any]:
-    """Print a table of comparisons; return them with the thresholds that they pass or fail."""
+    """Print a table of comparisons; return them with their thresholds and whether they pass."""
     rows = [list(comparison.rows()) for comparison in found]
     show(f"{machine}, {machine.precision}", side_by_side.HEADINGS, *rows, left=2)
     for line, is_passed in passes.items():

@@ -16,7 +16,7 @@ from segnet_jax.training.state import create_state
 
 
 class OurTraining:
-    """The step as `segnet_jax.train` compiles it, on a batch in device memory."""
+    """The training step as compiled by `segnet_jax.train`, on a batch in device memory."""
 
     def __init__(self, problem: Problem, machine: Machine):
         devices = machine.devices

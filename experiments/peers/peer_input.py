@@ -20,7 +20,7 @@ from segnet_jax.system.files import cache_folder
 
 NUM_CHECKED = 4  # batches
 OUR_TURNS_ARE_LONGER = 8  # times, as they are shorter
-REST = 0.5  # seconds: the side before has then made its next batches, and its workers sleep
+REST = 0.5  # seconds; by then, the previous side has prefetched its batches and its workers sleep
 NUM_SCENES = 64
 
 

@@ -1,6 +1,6 @@
 """CamVid's training batches in PyTorch, loaded as its users do: Pillow, numpy, DataLoader.
 
-It imports neither our package nor JAX, because its workers are spawned and import it.
+It imports neither our package nor JAX, because spawned workers import this module.
 """
 
 import pathlib
@@ -58,7 +58,7 @@ def shift(array: np.ndarray, down: int, right: int, fill: int) -> np.ndarray:
 def loader(dataset: CamVid, batches: Iterable[list[Draw]], workers: int) -> DataLoader:
     """Return a loader of batches, uint8 [B,H,W,3] and [B,H,W], with this many worker processes.
 
-    Most users would also convert to float in the workers; this is omitted, because ours does it on the device.
+    Most users would also convert to float in the workers; this is omitted, because our pipeline converts on the device.
     """
     return DataLoader(
         dataset,

@@ -1,6 +1,6 @@
 """SegNet in PyTorch, layer by layer as SegNet-Tutorial's `segnet_train.prototxt` lists it.
 
-It is both the reference of the parity tests and the peer of the measurements, and shares no code with `segnet_jax`.
+It is the reference of the parity tests and of the measurements, and shares no code with `segnet_jax`.
 Images are [B,3,H,W] and kernels OIHW, as usual in PyTorch.
 """
 
@@ -90,7 +90,7 @@ def load_flax(twin, variables):
 def to_flax(twin, what=lambda tensor: tensor):
     """Return (collection, module, name) -> numpy array of the model, or of the attribute `what`, in Flax's axis order.
 
-    Tensors without that attribute, such as the gradient of a running mean, are left out.
+    Tensors without that attribute, such as the gradient of a running mean, are omitted.
     """
     arrays = {key: what(tensor) for key, tensor in _by_flax_name(twin).items()}
     return {

@@ -1,4 +1,4 @@
-"""What is attacked: an attempt, and the command line of each command on a run."""
+"""An attack, and the command line of each command on a run."""
 
 import pathlib
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ OWN += ["--depth", "1", "--width", "0.0625", "--class-weights", "none", "--val-f
 
 @dataclass(frozen=True)
 class Attack:
-    """One attempt.
+    """One attack.
 
     Attributes:
-      kind: the promise that is attacked.
-      name: what is done.
+      kind: the property that is attacked.
+      name: description of the attack.
       command: key of `words_of`.
       prepare: changes the copy of the run and the call, see `attack_inputs`.
-      codes: exit codes that are right.
+      codes: accepted exit codes.
     """
 
     kind: str

@@ -72,7 +72,7 @@ def config(change: Callable[[str], str]) -> Prepare:
 
 
 def setting(name: str, value: str) -> Prepare:
-    """Change one value of a config, which must be in it."""
+    """Change one existing value of a config."""
 
     def change(text):
         changed, count = re.subn(rf"(?m)^{name} = .*$", lambda _: f"{name} = {value}", text)
@@ -88,7 +88,7 @@ def line(content: str) -> Prepare:
 
 
 def own_code(content: str | None = None, name: str = "", value: str = "") -> Prepare:
-    """Name a module in the config that, if imported, writes to the victim's folder; it lies beside and in the run."""
+    """Name a module in the config, placed next to and in the run, that writes to the victim's folder if imported."""
 
     def prepare(run, folder):
         code = f"open({str(folder / 'victim' / 'owned')!r}, 'w')\nNetwork = hook = object\n"
@@ -143,7 +143,7 @@ def meta(**changes) -> Prepare:
 
 
 def not_finite(place):
-    """Set all arrays of batch statistics to NaN, in a fork, since a process cannot fork safely once JAX has started."""
+    """Set all arrays of batch statistics to NaN, in a fork, since a process that started JAX cannot fork safely."""
     if pid := os.fork():
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
         return
@@ -190,7 +190,7 @@ def flagged(*flags: str, **given) -> Prepare:
 
 
 def calling(**given) -> Prepare:
-    """Change the call alone, such as its limits."""
+    """Change only the call, such as its limits."""
     return lambda run, folder: given
 
 
@@ -223,7 +223,7 @@ def measured(**changes) -> Prepare:
 
 
 def both(*steps: Prepare) -> Prepare:
-    """Prepare several things."""
+    """Combine several preparations."""
 
     def prepare(run, folder):
         given: dict = {}
@@ -235,7 +235,7 @@ def both(*steps: Prepare) -> Prepare:
 
 
 def make_victim(folder: pathlib.Path) -> pathlib.Path:
-    """Write files of somebody else, with names that commands clean up or replace."""
+    """Write another user's files, with names that commands clean up or replace."""
     for name, data in {
         **{"thesis.txt": b"thesis", "thesis.json": b"{\n", "notebook.json": b'{"cells": []}', ".hidden/kept": b"x"},
         **{"newest/.git/kept": b"x", ".x.1.tmp": b"x", "images_0000001.npz": b"x", "1/manifest.json": b"{}"},

@@ -103,7 +103,7 @@ def experiments():
 
 
 def keys():
-    """Yield configs that set what only a command line may."""
+    """Yield configs that set fields that only a command line may set."""
     for command in ("train", "evaluate", "predict", "export"):
         for name, value in KEYS.items():
             yield Attack("keys of one start", name, command, line(f"{name} = {value}"))
@@ -113,7 +113,7 @@ def keys():
 
 
 def bounds():
-    """Yield files that are huge, endless or no files."""
+    """Yield paths that are huge or endless files, or not regular files."""
     for command in READERS:
         report = command == "report"
         for name in ("config.toml", "metrics.jsonl", "checkpoints/last.json"):
@@ -195,7 +195,7 @@ def checkpoints():
 
 
 def control_characters():
-    """Yield names with what a terminal obeys."""
+    """Yield names with control characters."""
     kind, escape = "control characters", '"\\u001b[2J\\u202e"'
     for command in ("train", "evaluate", "predict", "export"):
         yield Attack(kind, "a key of the config", command, line(f"{escape} = 1"))
@@ -223,7 +223,7 @@ def control_characters():
 
 
 def overwriting():
-    """Yield output flags that name files of somebody else or of the run."""
+    """Yield output flags that name another user's files or files of the run."""
     kind, measure = "overwriting", measured()
     mine = ("{victim}/thesis.json", "{victim}/notebook.json")
     for command in ("evaluate", "export", "report", "doctor", "predict", "measure", "check", "benchmark"):
@@ -273,7 +273,7 @@ def exit_codes():
 
 
 def own_modules():
-    """Yield configs that name a module beside the run, which writes a file if it is imported."""
+    """Yield configs that name a module next to the run that writes a file if imported."""
     for command in (*READERS, "init-run", "measure", "lower"):
         codes = (0, 2) if command == "report" else (2,)
         yield Attack("own code", "a network", command, own_code(name="network", value='"evil:Network"'), codes)
@@ -284,7 +284,7 @@ def own_modules():
 
 
 def small():
-    """Yield what was found besides."""
+    """Yield other attacks."""
     for command in OF_DATA:
         for name, where, make in (
             ("a transparent palette in an image", "images/1.png", mode("P", transparency=0)),

@@ -30,7 +30,7 @@ def png(height: int, width: int, more: bytes = b"", halves: tuple[int, int] = (0
 
 
 def tiff(height: int, width: int, *more: tuple[int, int, int, int]) -> bytes:
-    """Return a gray TIFF without pixels, with more tags: number, type, count, value."""
+    """Return a gray TIFF without pixels, with additional tags: number, type, count, value."""
     usual = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 1, 8), (259, 3, 1, 1), (262, 3, 1, 1), (277, 3, 1, 1)]
     tags = sorted([*usual, (273, 4, 1, 8), (279, 4, 1, 64), *more])
     body = b"".join(struct.pack("<HHII", *tag) for tag in tags)
@@ -77,7 +77,7 @@ def pictures(*made: tuple[str, bytes | Callable[[], bytes]], size: tuple[int, in
 
 
 def ordinary(run, folder):
-    """Make a dataset folder of four ordinary images, to compare the peak of memory with."""
+    """Make a dataset folder of four ordinary images, as the reference for peak memory."""
     return pictures(*((f"{number}.png", png(360, 480, halves=(number, 99))) for number in range(4)))(run, folder)
 
 

@@ -2,10 +2,10 @@
 
     python experiments/reliability/attacks.py --machine "2 cores of an AMD EPYC, no GPU" [--kind links] [--keep FILE]
 
-Writes `attacks.json` beside this file, unless only some attacks are chosen. Each attack is a process of its own, on a
-fresh copy of a small trained run, limited in time and memory. It holds if the command leaves with one of the expected
-exit codes, without a traceback, within 60 seconds of CPU time and 1 GiB more memory than the same command on ordinary
-files, prints and names nothing that a terminal obeys, and changes none of the files beside the run.
+Writes `attacks.json` next to this file, unless only some attacks are selected. Each attack is a separate process, on a
+fresh copy of a small trained run, limited in time and memory. The command holds if it exits with one of the expected
+codes, without a traceback, within 60 seconds of CPU time and 1 GiB more memory than on ordinary files, prints no
+control characters and creates no names with them, and changes no file next to the run.
 
 The commands are imported once, and each attack runs in a fork of that process, as `python -m` would run it; attacks by
 limits or by the environment start a new interpreter.
@@ -116,7 +116,7 @@ def key_of(attack: Attack) -> str:
 
 
 def read_kept(path: pathlib.Path) -> dict[str, dict]:
-    """Read the outcomes of interrupted starts, and the usual peaks of memory."""
+    """Read the outcomes of interrupted starts, and the peaks of memory on ordinary files."""
     kept: dict[str, dict] = {"usual": {}}
     for line in path.read_text().splitlines() if path.exists() else []:
         for key, value in json.loads(line).items():

@@ -1,8 +1,8 @@
-"""Flip single bits of a run's newest checkpoint, and see whether each is detected and the older checkpoint used.
+"""Flip single bits of a run's newest checkpoint, and check that each is detected and the older checkpoint used.
 
     python experiments/reliability/flips.py --flips 200 --seed 0 --machine "2 cores of an AMD EPYC, no GPU"
 
-Writes `flips.json` beside this file. Half of the bits are drawn from all bytes of the arrays, half from a random file
+Writes `flips.json` next to this file. Half of the bits are drawn from all bytes of the arrays, half from a random file
 of the checkpoint, so that small files are hit as well. Each flip is also given to Orbax alone.
 """
 
@@ -93,7 +93,7 @@ def flip(path: pathlib.Path, generator: random.Random) -> None:
 
 
 def read_by_orbax(checkpoint: pathlib.Path, digest: str) -> str:
-    """Return what Orbax alone makes of a damaged checkpoint."""
+    """Return how Orbax alone reads a damaged checkpoint."""
     try:
         return "the same arrays" if digest_of(checkpoint) == digest else "other arrays without an error"
     except Exception:  # whatever it raises

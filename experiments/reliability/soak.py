@@ -1,4 +1,4 @@
-"""Kill training runs repeatedly, at named and at random moments, and compare each with an unbroken run.
+"""Kill training runs repeatedly, at named and at random moments, and compare each with an uninterrupted run.
 
 python experiments/reliability/soak.py --kills 200 --seed 0 --machine "2 cores of an AMD EPYC, no GPU"
 
@@ -119,7 +119,7 @@ def merge(soaks: list[dict]) -> dict:
 
 
 def quoted(part: str) -> str:
-    """Return an argument of a command line as one types it."""
+    """Quote a command-line argument for a shell."""
     return f'"{part}"' if " " in part else part
 
 

@@ -2,8 +2,9 @@
 
     python experiments/reliability/traces.py --machine "2 cores of an AMD EPYC, no GPU"
 
-Needs strace. Writes `traces.json` beside this file: per command the exit code, the number of calls that create, change,
-remove or open for writing, those of them outside the run, the cache and the named outputs, and the addresses contacted.
+Needs strace. Writes `traces.json` next to this file: per command the exit code, the number of calls that create,
+change, remove or open for writing, those of them outside the run, the cache and the named outputs, and the addresses
+contacted.
 """
 
 import argparse
@@ -84,7 +85,7 @@ def main() -> None:
 
 
 def traced(words: list[str], template: pathlib.Path, around: pathlib.Path, env: dict, is_linked: bool) -> dict:
-    """Trace a command on a copy of a run, and return what it did.
+    """Trace a command on a copy of a run, and return its exit code, writes and addresses.
 
     Args:
       words: the command; {run} and {out} are replaced.

@@ -1,4 +1,4 @@
-"""Read how much communication the compiled steps of eight devices leave uncovered; the speeds of links are assumed.
+"""Compute the uncovered communication of steps compiled for eight devices, with assumed link speeds.
 
 python experiments/scaling/compiled_communication.py        # prints the table of README.md
 """
@@ -66,7 +66,7 @@ def read(name: str, machine: Machine) -> Communication:
 
 
 def uncovered_seconds(collective: dict[str, Any], machine: Machine, devices: int) -> float:
-    """Return the time of a collective that no kernel covers: latency and a ring's bytes, less what runs meanwhile."""
+    """Return the time of a collective that no kernel covers: latency and a ring's transfer, less concurrent kernels."""
     needed = MESSAGE_LATENCY.value + ring_bytes(collective["bytes"], devices) / machine.bus_bandwidth.value
     if not collective["is_async"]:
         return needed

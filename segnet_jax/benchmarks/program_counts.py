@@ -1,7 +1,6 @@
-"""Convolutions and matrix products counted from a traced program (its jaxpr), the same on every machine.
+"""Count convolutions and matrix products in a traced program (its jaxpr), with the same result on every machine.
 
-The counts are of the program itself, not of its compiled form on a device. Where it has a variant for a platform
-(`lax.platform_dependent`), the default is counted, including the multiplications that Winograd saves on a CPU.
+For `lax.platform_dependent`, the default branch is counted, including the multiplications that Winograd saves on a CPU.
 """
 
 import math
@@ -32,14 +31,14 @@ class Product:
 
 
 def products_of(function: Callable, *args: Any) -> list[Product]:
-    """Trace a function and return its convolutions and matrix products in order; nothing is computed.
+    """Trace a function without running it, and return its convolutions and matrix products in order.
 
     Args:
       function: the function to trace; operations that no result needs are not counted.
-      *args: its arguments; shapes (`jax.ShapeDtypeStruct`) are enough.
+      *args: arguments of the function, or their shapes (`jax.ShapeDtypeStruct`).
 
     Raises:
-      ValueError: If an operation is in a `while` loop, whose number of iterations the program does not state.
+      ValueError: If an operation is in a `while` loop, whose number of iterations is unknown.
     """
     return list(_products(jax.make_jaxpr(function)(*args).jaxpr, 1))
 
@@ -68,7 +67,7 @@ def _products(jaxpr: Jaxpr, count: int) -> Iterator[Product]:
             yield from _products(parameters["jaxpr"].jaxpr, count * parameters["length"])
         elif name == "while":
             if any(True for inner in _inner(parameters) for _ in _products(inner, count)):
-                raise ValueError("cannot count a convolution or matrix product in a while loop of unknown length")
+                raise ValueError("cannot count a convolution or matrix product in a while loop: its length is unknown")
         else:
             for inner in _inner(parameters):
                 yield from _products(inner, count)

@@ -1,4 +1,4 @@
-"""Roofline model: a network's work, the devices' peak rates, and how much of them a measured throughput attains."""
+"""Roofline model: a network's work, the peak rates of devices, and the fraction of them that a throughput attains."""
 
 import re
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Work:
     """Minimum work of a network for one image.
 
     Attributes:
-      train_flop: floating-point operations of a training step's convolutions and matrix products, counted from the
-        program: two per multiply-add, padding included, nothing recomputed.
-      infer_flop: floating-point operations of a forward pass.
+      train_flop: floating-point operations of the convolutions and matrix products in a training step, two per
+        multiply-add; padding is included, and nothing is recomputed.
+      infer_flop: the same for a forward pass.
       train_bytes: bytes moved between memory and chip by a training step without fusion across convolutions.
       infer_bytes: bytes moved by a forward pass with BatchNorm folded.
     """
@@ -31,9 +31,9 @@ class Work:
 
 
 def work_of(model: NetworkContract, height: int, width: int, channels: int = 3) -> Work:
-    """Count a network's operations from its programs, and its memory traffic in the model's dtype.
+    """Count a network's operations from its traced programs, and its memory traffic in the model's dtype.
 
-    The published network at 360x480 needs 640 GFLOP per image, and in 16 bits moves 2.4 GB.
+    Training the published network at 360x480 needs 640 GFLOP per image and, in 16 bits, moves 2.4 GB.
 
     Args:
       model: the network, not folded; layers in frozen stages are not trained.
@@ -53,7 +53,7 @@ def work_of(model: NetworkContract, height: int, width: int, channels: int = 3) 
     def loss(trainable, frozen, statistics, image):
         variables = {"params": trainable | frozen, "batch_stats": statistics}
         logits, _ = model.apply(variables, image, train=True, mutable=["batch_stats"])
-        return jnp.sum(logits * logits)  # as of any loss, its gradient needs the logits
+        return jnp.sum(logits * logits)  # like any loss, its gradient needs the logits
 
     inference = products_of(infer, variables, image)
     training = products_of(jax.grad(loss), trainable, frozen, variables["batch_stats"], image)
@@ -61,10 +61,10 @@ def work_of(model: NetworkContract, height: int, width: int, channels: int = 3) 
     read, written = (bytes_per_number * sum(getattr(p, side) for p in inference) for side in ("inputs", "outputs"))
     norms = {layer.name for layer in model.layers if layer.kind == "batch_norm"}
     normalized = bytes_per_number * sum(each.size for name, each in taps.items() if name in norms)
-    # Pooling reads a map and writes a quarter of it, unpooling the reverse, each with a code of one byte.
+    # Pooling reads features and writes a quarter of them; unpooling does the reverse. A code takes one byte.
     cells = [each.size for name, each in taps.items() if name.startswith("code")]
     pools = sum(2 * (each * 4 + each) * bytes_per_number + 2 * each for each in cells)
-    # Forward: convolution, statistics, normalization. Backward: both gradients of each.
+    # Forward: convolution, statistics, normalization. Backward: the gradients of inputs and parameters.
     train_bytes = (read + written) * 3 + normalized * (1 + 2 + 2 + 3) + 2 * pools
     return Work(flop(training), flop(inference), train_bytes, read + written + pools)
 
@@ -87,7 +87,7 @@ PEAKS = {  # device kind -> TFLOP/s of its matrix units by precision (float32 as
 def peak_of(device_kind: str, precision: str) -> tuple[float, float] | None:
     """Return a device's peak FLOP/s and bytes/s, or None if the device or precision is not listed.
 
-    Names match as whole words: an RTX A1000 is not an A100, a GH200 not an H200, and a "lite" chip a different one.
+    Names match as whole words: an RTX A1000 is not an A100, and a TPU v5 lite is not a TPU v5.
     """
     for kind, (tera_flops, gigabytes) in PEAKS.items():
         if re.search(rf"\b{kind}\b(?! lite)", device_kind) and precision in tera_flops:
@@ -98,13 +98,13 @@ def peak_of(device_kind: str, precision: str) -> tuple[float, float] | None:
 def utilization(
     images_per_second: float, flop: float, num_bytes: float, device_kind: str, precision: str
 ) -> dict[str, float | None]:
-    """Return how much of a device's peak rates a throughput attains.
+    """Return the fractions of a device's peak rates that a throughput attains.
 
     Args:
       images_per_second: throughput of one device.
       flop: floating-point operations per image.
-      num_bytes: memory traffic per image, bytes.
-      device_kind: name of the device in JAX.
+      num_bytes: memory traffic per image in bytes.
+      device_kind: JAX's name of the device.
       precision: dtype of activations.
 
     Returns:

@@ -45,7 +45,7 @@ class BenchmarkOptions:
     sync_batch_norm: bool = True  # compute batch statistics over all devices
     half_gradients: bool = False  # all-reduce gradients in 16 bits
     deterministic: bool = False  # make GPU runs bit-reproducible on the same machine; slower
-    input: Literal["auto", "host", "device"] = "auto"  # train: host pipeline, or dataset kept in device memory
+    input: Literal["auto", "host", "device"] = "auto"  # train: input pipeline on the host, or dataset in device memory
     steps_per_dispatch: int = 1  # train: optimizer steps per dispatch, with --input device
     data: DataFolder = "synthetic"  # epoch, input: a dataset folder, "camvid" or "synthetic"
     strong: bool = False  # scaling: also measure strong scaling, with a constant global batch size
@@ -82,7 +82,7 @@ def benchmark(options: BenchmarkOptions) -> int:
     """
     check_place("json", options.json)
     earlier = read_earlier(options.compare) if options.compare else None
-    # Compilation is timed. Set before the first program is compiled: JAX reads the option once.
+    # Compilation is timed. JAX reads this option when it compiles the first program.
     jax.config.update("jax_enable_compilation_cache", False)
     devices, precision = start_devices(options.config)
     images_per_step = devices.total * options.batch_size_per_device
@@ -112,7 +112,7 @@ def benchmark(options: BenchmarkOptions) -> int:
 def _measure(
     chosen: Sequence[str], setup: throughput.BenchmarkSetup, strong: bool, found: dict[str, Any]
 ) -> Iterator[None]:
-    """Add measurements to `found`; yield after each part and each row of scaling."""
+    """Add the measurements to `found`; yield after each part, and after each row of scaling."""
     parts = {"train": throughput.train, "epoch": throughput.epoch, "infer": throughput.infer}
     parts |= {"input": throughput.input_, "pooling": throughput.pooling}
     for name in chosen:
@@ -126,7 +126,7 @@ def _measure(
 
 
 def scenes_for(images_per_step: int) -> tuple[int, int]:
-    """Return the numbers of training and validation scenes: four steps, unless rendering takes over a minute."""
+    """Return the numbers of training and validation scenes: enough for four steps, within limits on rendering time."""
     train = max(64, images_per_step, min(4 * images_per_step, 512))
     return train, train // 4
 
@@ -135,7 +135,7 @@ def read_earlier(path: str) -> dict[str, Any]:
     """Read the measurements of an earlier `--json`.
 
     Raises:
-      UserError: If the file cannot be read or was not written by `benchmark`.
+      UserError: If the file cannot be read, or was not written by `benchmark`.
     """
     try:
         found = read_own_json(path)

@@ -14,13 +14,9 @@ from segnet_jax.system.console import cell
 def print_measurements(
     found: dict[str, Any], earlier: dict[str, Any] | None = None, *, title: str, file: TextIO | None = None
 ) -> None:
-    """Print measurements.
+    """Print measurements by part and name, by default to standard output; a part may be a list of dicts.
 
-    Args:
-      found: part -> name -> value; a part may be a list of such dicts.
-      earlier: earlier measurements, to print the ratio of common numbers.
-      title: title of the table.
-      file: file to print to; None for standard output.
+    With `earlier` measurements, columns with their values and the ratios are added.
     """
     table = Table(title=title, title_justify="left", box=rich.box.SIMPLE, show_edge=False, padding=(0, 2, 0, 0))
     table.add_column("measurement")
@@ -40,7 +36,7 @@ def print_measurements(
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield (path, leaf) of nested dicts and lists; list elements are named by their devices and BatchNorm mode."""
+    """Yield (path, leaf) of nested dicts and lists; a list element is named by its devices and BatchNorm mode."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _flat(item, f"{name} {key}".strip())

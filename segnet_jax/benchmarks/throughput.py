@@ -1,4 +1,4 @@
-"""Parts of `benchmark`: training step, epoch, inference, input pipeline, pooling and scaling."""
+"""The measurements of `benchmark`: training step, epoch, inference, input pipeline, pooling and scaling."""
 
 import dataclasses
 import logging
@@ -44,7 +44,7 @@ WARM_UP = 3  # calls before the first timed one
 
 @dataclass(frozen=True)
 class BenchmarkSetup:
-    """Config and devices to measure, and how often.
+    """Config and devices to measure, and the number of repetitions.
 
     Attributes:
       config: config of the training run.
@@ -67,11 +67,11 @@ class BenchmarkSetup:
 
     @property
     def model(self) -> SegNet:
-        """Network for training."""
+        """The network to measure."""
         return build.build_model(self.config, NUM_CLASSES, self.precision)
 
     def timed(self, run: Callable[[int], object], steps_per_dispatch: int = 1) -> Timing:
-        """Time a step; `run(n)` makes n calls, each of `steps_per_dispatch` steps."""
+        """Time a step; `run(n)` makes n calls of `steps_per_dispatch` steps each."""
         calls = timed(run, steps=self.steps, rounds=self.rounds, warm_up=WARM_UP)
         return Timing(tuple(seconds / steps_per_dispatch for seconds in calls.rounds))
 
@@ -130,7 +130,7 @@ class TimedTrainer:
         return self.state, metrics
 
     def memory(self, inputs) -> dict[str, float | None]:
-        """Return the device's peak memory so far and the program's memory as the compiler reports it, both in MB."""
+        """Return the device's peak memory, the program's memory reported by the compiler, and the compile time."""
         peak = peak_memory_of(self._device)
         program = self.step.program(self.state, inputs).memory_analysis()
         return {
@@ -141,7 +141,7 @@ class TimedTrainer:
 
 
 def epoch(setup: BenchmarkSetup) -> dict[str, Any]:
-    """Measure an epoch of training over a dataset, including the evaluation at its end."""
+    """Measure an epoch of training over a dataset, including its evaluation."""
     config, devices = setup.config, setup.devices
     dataset = open_data(config)
     scored = validation_split(dataset)
@@ -193,7 +193,7 @@ def infer(setup: BenchmarkSetup) -> dict[str, Any]:
 
 
 def _inference(setup: BenchmarkSetup, model: SegNet, variables: dict[str, Any]) -> Callable[[int], object]:
-    """Return a function that segments one batch a given number of times."""
+    """Return a function that segments one batch n times, given n."""
     config, devices = setup.config, setup.devices
 
     def predict(variables, image, _store):
@@ -225,7 +225,7 @@ def input_(setup: BenchmarkSetup) -> dict[str, Any]:
 
 
 def pooling(setup: BenchmarkSetup) -> dict[str, Any]:
-    """Measure pooling, unpooling and their gradients on one device, at the first stage's size."""
+    """Measure pooling, unpooling and their gradients on one device, for feature maps of the first stage."""
     config = setup.config
     shape = (config.batch_size_per_device, *config.image_size, max(1, round(64 * config.width)))
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), setup.model.dtype)
@@ -256,8 +256,8 @@ def scaling(setup: BenchmarkSetup, strong: bool = False) -> Iterator[dict[str, A
       strong: measure strong scaling (constant global batch size) in addition to weak scaling.
 
     Yields:
-      One row per number of devices, with the efficiency relative to the fewest. If the global batch does not fit on few
-      devices, the row has "left_out", the reason, in place of measurements.
+      One row per number of devices, with the efficiency relative to the fewest devices. If the global batch does not
+      fit, the row has the reason as "left_out" in place of measurements.
     """
     max_devices = 2 ** (setup.devices.total.bit_length() - 1)
     for kind in ("weak", "strong") if strong else ("weak",):
@@ -293,7 +293,7 @@ def _train_on(count: int, batch: int, sync: bool, setup: BenchmarkSetup, may_not
 
 
 def random_samples(count: int, image_size: tuple[int, int]) -> CachedSplit:
-    """Return samples of noise; throughput does not depend on the content of images."""
+    """Return samples of noise, since throughput does not depend on the content of images."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, *image_size, 3), np.uint8)
     return from_arrays(images, rng.integers(0, NUM_CLASSES, (count, *image_size), np.uint8))

@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds per step of several rounds of many steps each."""
+    """Seconds per step in each of several rounds of many steps."""
 
     rounds: tuple[float, ...]
 
@@ -20,7 +20,7 @@ class Timing:
         return float(np.median(self.rounds))
 
     def summary(self, images_per_step: int) -> dict[str, float]:
-        """Return images per second, and the median, minimum and maximum of milliseconds per step."""
+        """Return images per second, and the median, minimum and maximum milliseconds per step."""
         return {
             "images_per_second": images_per_step / self.median,
             "ms_per_step": 1e3 * self.median,
@@ -30,10 +30,10 @@ class Timing:
 
 
 def timed(run: Callable[[int], object], *, steps: int, rounds: int, warm_up: int = 3) -> Timing:
-    """Time steps that are dispatched without waiting; each round waits for its last result.
+    """Time steps that are dispatched asynchronously; each round waits for its last result.
 
     Args:
-      run: function that takes a number of steps and returns the last result.
+      run: function that takes that many steps and returns the last result.
       steps: steps per round.
       rounds: number of rounds.
       warm_up: steps before the first round, for autotuning, allocation and caches.
@@ -44,7 +44,7 @@ def timed(run: Callable[[int], object], *, steps: int, rounds: int, warm_up: int
 def timed_in_turns(
     runs: Sequence[Callable[[int], object]], *, steps: int, rounds: int, warm_up: int = 3
 ) -> list[Timing]:
-    """Time several functions like `timed`, alternating their rounds, so that a slow phase affects all equally."""
+    """Time several functions like `timed`, alternating their rounds so that a slow phase affects all of them."""
     for run in runs:
         jax.block_until_ready(run(warm_up))
     seconds = [[] for _ in runs]

@@ -25,11 +25,11 @@ ClassWeights = Annotated[
         str_from_instance=str.split,
     ),
 ]
-"""Type of the field; the command line joins all words after the flag by spaces."""
+"""Type of the field; the command line joins all words after the flag with spaces."""
 
 
 def given_weights(text: str) -> Sequence[float] | dict[str, float] | None:
-    """Return the weights that the text gives: in the order of the classes, or by name; None if it is a rule.
+    """Parse weights: a list in class order, or a dict by class name; return None if the text is a rule.
 
     Raises:
       UserError: If it is neither a rule nor weights.
@@ -56,7 +56,7 @@ def _by_name(text: str) -> dict[str, float]:
         if match.start() != end or not match[1]:
             break
         if match[1] in weights:
-            raise UserError(f"--class-weights gives {match[1]} twice, got {text!r}")
+            raise UserError(f"--class-weights names {match[1]} twice, got {text!r}")
         weights[match[1]], end = _number(match[2], text), match.end()
     if text[end:].strip():
         raise UserError(f"--class-weights must be NAME=WEIGHT for each class, got {text[end:].strip()!r} in {text!r}")
@@ -79,10 +79,10 @@ def _number(word: str, text: str) -> float:
 
 
 def _class_of(name: str, classes: Sequence[str], source: str) -> str:
-    """Return the class of a name; upper and lower case need not match if only one class is meant.
+    """Return the class with a name; ignore case if the match is unique.
 
     Raises:
-      UserError: If there is none.
+      UserError: If there is no such class.
     """
     lower = {each: each.lower() for each in classes}
     alike = [each for each in classes if lower[each] == name.lower()]
@@ -97,12 +97,12 @@ def _class_of(name: str, classes: Sequence[str], source: str) -> str:
 
 
 def weights_of_classes(text: str, classes: Sequence[str], source: str) -> list[float] | None:
-    """Return the weight of each class that the text gives, 1 for classes it does not name; None if it is a rule.
+    """Return a weight for each class, 1 for classes that the text does not name; None if the text is a rule.
 
     Args:
       text: value of the field.
       classes: class names.
-      source: the dataset, for messages.
+      source: name of the dataset, for messages.
 
     Raises:
       UserError: If there are more or fewer weights than classes, or a name is unknown.
@@ -113,7 +113,7 @@ def weights_of_classes(text: str, classes: Sequence[str], source: str) -> list[f
     if isinstance(weights, dict):
         found = {_class_of(name, classes, source): weight for name, weight in weights.items()}
         if len(found) < len(weights):
-            raise UserError(f"--class-weights gives a class twice, got {text!r}")
+            raise UserError(f"--class-weights names a class twice, got {text!r}")
         weights = [found.get(name, 1.0) for name in classes]
     if len(weights) != len(classes):
         raise UserError(
@@ -121,5 +121,5 @@ def weights_of_classes(text: str, classes: Sequence[str], source: str) -> list[f
             f"of {', '.join(classes)}, in this order, or NAME=WEIGHT for some"
         )
     if not any(weights):
-        raise UserError(f"--class-weights gives every class of {source} the weight 0: give one a weight above 0")
+        raise UserError(f"--class-weights sets all classes of {source} to weight 0: use at least one weight above 0")
     return weights

@@ -11,8 +11,8 @@ _GENERAL = ("--help", "--help-all", "--quiet", "--verbose")
 _INITIAL_WEIGHTS = ("vgg16", "vgg16_bn", "vgg19", "none")
 _DATA = ("camvid", "synthetic")
 
-# One script for both shells: zsh reads bash's completions by its bashcompinit. Where the function answers nothing, the
-# shell completes files.
+# One script for both shells: zsh supports bash completions by bashcompinit. If the function returns no candidates, the
+# shell completes file names.
 _ZSH = """#compdef segnet
 autoload -U +X compinit && compinit
 autoload -U +X bashcompinit && bashcompinit
@@ -104,7 +104,7 @@ def flags_by_command(commands: Sequence[str]) -> Iterator[tuple[str, list[Flag]]
 
     Args:
       commands: module names. A module's flags are the fields of its `Options`, or of `Config`, and its `OWN_FLAGS`; or
-        those of its `SUBCOMMANDS`, name -> (dataclass, own flags).
+        those in its `SUBCOMMANDS`, name -> (dataclass, additional flags).
     """
     for name in commands:
         module = importlib.import_module(f"segnet_jax.{name}")
@@ -121,7 +121,7 @@ def _options(flags: Sequence[Flag]) -> list[str]:
 
 
 def _value_cases(flags: Mapping[str, Sequence[Flag]]) -> Iterator[str]:
-    """Yield a case for each kind of values, of the flags that take them."""
+    """Yield one case per set of values, for all flags that take them."""
     alike: dict[tuple[int, str], list[str]] = {}
     for command, each in flags.items():
         for flag in each:
@@ -148,7 +148,7 @@ def _values(flag: Flag) -> str:
 
 
 def _first_word(flag: Flag) -> str:
-    """Return the commands that offer the values of a positional argument, unless it takes one word and has it."""
+    """Return shell code that offers the values of a positional argument, only for the first word if it takes one."""
     values = f'values="{_values(flag)}"'
     return values if flag.arity is None else f"(( words == 0 )) && {values}"
 

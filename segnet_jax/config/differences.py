@@ -9,7 +9,7 @@ from segnet_jax.config.files import protocol_names, read_protocol
 
 
 def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
-    """Return the experiment's fields that differ, name -> (old, new); fields free to change are not compared."""
+    """Return the experiment's fields that differ, name -> (old, new), without those that are free to change."""
     return {
         item.name: (getattr(old, item.name), getattr(new, item.name))
         for item in dataclasses.fields(Config)
@@ -18,8 +18,8 @@ def differences(old: Config, new: Config) -> dict[str, tuple[Any, Any]]:
 
 
 def refused(changed: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    """Return the changed fields, name -> (old, new), with which a run cannot be resumed even with --override."""
-    plateau = "plateau" in changed.get("schedule", ())  # whose state is part of the optimizer's
+    """Return the names of changed fields that prevent resuming a run, even with --override."""
+    plateau = "plateau" in changed.get("schedule", ())  # its state is part of the optimizer's
     return [name for name in changed if on_resume(name) == "refused" or (plateau and name == "schedule")]
 
 

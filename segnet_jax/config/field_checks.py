@@ -1,4 +1,4 @@
-"""Checks of config fields: each by itself, and those that depend on one another; some set the fields that follow."""
+"""Checks of single config fields and of their combinations; some also set implied fields."""
 
 import dataclasses
 import re
@@ -11,11 +11,11 @@ from segnet_jax.system.flag_names import option_of
 
 
 def check_fields(config: Any, max_stages: int) -> None:
-    """Check the fields of a `Config`, and set those that follow from others.
+    """Check the fields of a `Config`, and set those that others imply.
 
     Args:
       config: the config.
-      max_stages: the largest number of encoder stages.
+      max_stages: maximum number of encoder stages.
 
     Raises:
       UserError: If a value is invalid, or two of them contradict each other; the message names the flag and the value.
@@ -57,7 +57,9 @@ def _check_texts(config: Any) -> None:
 
 def _check_addresses(config: Any) -> None:
     if is_address(config.run):
-        raise UserError("--run must be a folder of a local disk: train there, and add --upload s3://BUCKET/PREFIX")
+        raise UserError(
+            "--run must be a local folder, not an address: name a folder, and add --upload s3://BUCKET/PREFIX"
+        )
     if config.upload:
         check_address("--upload", config.upload)
     for flag, source in (("--data", config.data), ("--init", config.init)):
@@ -69,7 +71,7 @@ def _check_label_map(config: Any) -> None:
     for change in config.map:
         if not re.fullmatch("[0-9]{1,5}=[0-9]{1,5}", change) or max(map(int, change.split("="))) >= 2**16:
             raise UserError(f"--map must be OLD=NEW, two label values from 0 to 65535, got {change!r}")
-    object.__setattr__(config, "map", tuple(dict.fromkeys(config.map)))  # resuming may repeat the run's own
+    object.__setattr__(config, "map", tuple(dict.fromkeys(config.map)))  # resuming may repeat the run's entries
 
 
 def _check_folds(config: Any) -> None:
@@ -120,7 +122,7 @@ def _check_averaging(config: Any) -> None:
     if config.ema_decay:
         raise UserError(f"{given} and --ema-decay {config.ema_decay:g} both average the weights: use --ema-decay 0")
     if config.schedule == "plateau":
-        raise UserError(f"{given} needs a constant rate, got --schedule plateau: use another --schedule")
+        raise UserError(f"{given} needs a constant learning rate, got --schedule plateau: use another --schedule")
     if config.patience:
         raise UserError(f"{given} averages the last epochs, got --patience {config.patience}: use --patience 0")
     object.__setattr__(config, "batch_norm", "recompute")

@@ -33,9 +33,9 @@ from segnet_jax.config.options import (
 from segnet_jax.config.ranges import MAX_STAGES, check_ranges
 from segnet_jax.config.toml_form import hash_of, toml_of
 
-# Whether a field may differ when a run is resumed. FREE: it may, as it does not change the experiment, or checkpoints
-# check it otherwise (the data by fingerprint, the batch by its total size). OF_THIS_START: it may, and the run's config
-# does not store it. OVERRIDE: only with --override; the state fits, but the experiment changes. Others must match.
+# Whether a field may change when a run is resumed. FREE: yes; it does not change the experiment, or it is checked
+# otherwise (the data by fingerprint, the batch by its total size). OF_THIS_START: yes; the run's config does not store
+# it. OVERRIDE: only with --override; the state fits, but the experiment changes. Other fields must match.
 FREE, OF_THIS_START, OVERRIDE = ({"on_resume": rule} for rule in ("free", "of this start", "override"))
 
 
@@ -48,7 +48,7 @@ class Config:
     """One training run.
 
     The defaults follow the 2018 MATLAB example where it specifies a value: SGD with momentum, 100 epochs, four images
-    per device, flips and shifts. Protocols and experiments state only what differs from the defaults.
+    per device, flips and shifts.
     """
 
     SECTIONS: ClassVar[tuple[Section, ...]] = (
@@ -86,19 +86,19 @@ class Config:
     map: ValueMap = ()
     labels_start_at: int = -1  # label value of the first class; smaller values are void; -1: not specified
     labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and gray labels store, if it is ambiguous
-    threshold: int = 0  # two classes: label values from this one on are the second, e.g. 128 for JPEG masks; 0: off
-    unknown_color: Literal["error", "ignore"] = "error"  # label colors that belong to no class; ignore: read as void
+    threshold: int = 0  # two classes: label values >= this are the second class, e.g. 128 for JPEG masks; 0: off
+    unknown_color: Literal["error", "ignore"] = "error"  # on label colors of no class; ignore: read as void
     mostly_void: bool = False  # accept labels that are more than half void
     exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # how to read images with an EXIF rotation
     resize_labels: Literal["off", "nearest"] = "off"  # resize labels whose size differs from their image's
     # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
     image_range: GrayRange = (0, 0)
-    channels: int = 3  # channels of the images; 3: RGB, converted if need be; others, such as 1 or 4: as stored
+    channels: int = 3  # image channels; 3: RGB, converted if necessary; others, such as 1 or 4: read as stored
     image_bits: Literal["8", "16"] = "8"  # bits per channel; 16 reads 16-bit PNG or TIFF files as stored, 0 to 65535
     follow_links: bool = False  # follow symbolic links that lead out of the dataset folder
     val_fraction: float = 0.0  # fraction of the images to validate on, such as 0.2; 0: the dataset's own split
-    folds: int = 0  # cross-validation: train a run on each of this many folds of the training and validation images
-    fold: int = 0  # with --folds: train only the run that validates on fold N; 0: all of them
+    folds: int = 0  # cross-validation: train one run for each of N folds of the training and validation images
+    fold: int = 0  # with --folds: train only the run that validates on fold N; 0: all runs
     flip: bool = field(default=True, metadata=OVERRIDE)  # flip left/right with probability 1/2
     shift: int = field(default=10, metadata=OVERRIDE)  # maximum random shift in x and y, pixels; padded with 0 and void
     # range of the random scale factor, about a random center; padded with 0 and void
@@ -108,9 +108,9 @@ class Config:
     rotate: Degrees = field(default=0.0, metadata=OVERRIDE)  # maximum random rotation, degrees; padded with 0 and void
     shear: Degrees = field(default=0.0, metadata=OVERRIDE)  # maximum random horizontal shear, degrees; padded likewise
     vertical_flip: bool = field(default=False, metadata=OVERRIDE)  # flip upside down with probability 1/2
-    # train on random crops of this size from images of --image-size, which is the size to evaluate at; 0 0: off
+    # train on random crops of this size from images of --image-size, the size for evaluation; 0 0: off
     crop: ImageSize = field(default=(0, 0), metadata=OVERRIDE)
-    # probability of pasting half of the classes of another training image (ClassMix), for few images
+    # probability of pasting half of the classes of another training image (ClassMix), for small datasets
     class_mix: float = field(default=0.0, metadata=OVERRIDE)
     # custom augmentation: a JAX function of image [B,H,W,C], label [B,H,W] and keys [B] that returns image and label
     augment: Annotated[str, arg(metavar="MODULE:FUNCTION")] = field(default="", metadata=OVERRIDE)
@@ -125,23 +125,23 @@ class Config:
     stage_channels: tuple[int, ...] = ()  # channels per encoder stage, such as 64 64 64 64; empty: as --encoder
     kernel_size: int = 3  # kernel size of segnet's convolutions, odd
     pooling: Literal["floor", "ceil"] = "floor"  # odd sizes: floor drops the last row (MATLAB, PyTorch), ceil keeps it
-    # by pooling indices, or an alternative to them; for unet, indices means bilinear
+    # decoder upsampling: max unpooling by pooling indices, or an alternative; for unet, indices means bilinear
     upsampling: Literal["indices", "bilinear", "learnt"] = "indices"
     encoder_addition: bool = False  # add encoder feature maps to the decoder's (SegNet-Basic-EncoderAddition)
     decoder: Literal["full", "single-channel"] = "full"  # segnet-basic: single-channel (depthwise) decoder kernels
     dropout: float = field(default=0.0, metadata=OVERRIDE)  # dropout rate; Bayesian SegNet uses 0.5
     conv_bias: bool = False  # add a bias before each BatchNorm, as published; it has no effect
     final_batch_norm: bool = False  # apply BatchNorm and ReLU after the last convolution too
-    # head: softmax, a channel per class; or, for two classes, sigmoid: one channel, the second class's log-odds
+    # output layer; softmax: a channel per class; sigmoid, for two classes: one channel, the log-odds of the second
     output: Literal["softmax", "sigmoid"] = "softmax"
     batch_norm_momentum: float = field(default=0.9, metadata=OVERRIDE)  # decay of the running statistics per step
     batch_norm_epsilon: float = field(default=1e-5, metadata=OVERRIDE)  # added to BatchNorm's variance
     batch_norm_bias: float = 0.0  # initial value of BatchNorm's shift
-    # inference statistics; recompute: precise statistics over the training images after training, as the authors do
+    # inference statistics; recompute: precise statistics over the training images, after training, as the authors do
     batch_norm: Literal["running", "recompute"] = field(default="running", metadata=OVERRIDE)
-    # with --batch-norm recompute: the mean of the batches' variances, or the variance of all pixels
+    # with --batch-norm recompute: mean of the batches' variances, or variance of all pixels
     batch_norm_variance: Literal["batches", "population"] = field(default="batches", metadata=OVERRIDE)
-    # compute batch statistics over all devices, so that 8 x 4 images equal 1 x 32
+    # compute batch statistics over all devices, so that 8 x 4 images are equivalent to 1 x 32
     sync_batch_norm: bool = field(default=True, metadata=OVERRIDE)
     # initial weights: vgg16, vgg16_bn, vgg19, a weight file, a run, an exported folder, hf://OWNER/NAME,
     # one of them in a bucket as s3://BUCKET/PATH, or none
@@ -157,7 +157,7 @@ class Config:
 
     # training
     epochs: int = field(default=100, metadata=OVERRIDE)  # passes over the training split
-    steps: int = field(default=0, metadata=OVERRIDE)  # train for this many optimizer steps; 0: as --epochs says
+    steps: int = field(default=0, metadata=OVERRIDE)  # train for this many optimizer steps; 0: use --epochs
     batch_size_per_device: int = field(default=4, metadata=FREE)  # images per device and forward pass
     # batches per optimizer step; their gradients are summed
     grad_accum_steps: int = field(default=1, metadata=OVERRIDE)
@@ -167,14 +167,14 @@ class Config:
     # SGD with momentum (L2 decay); AdamW, Lion or Adafactor (decoupled decay), which need smaller learning rates
     optimizer: Literal["sgd", "adamw", "lion", "adafactor"] = "sgd"
     nesterov: bool = field(default=False, metadata=OVERRIDE)  # Nesterov's momentum, for SGD
-    clip_gradients: float = 0.0  # scale gradients down to this norm over all parameters, such as 5; 0: never
+    clip_gradients: float = 0.0  # clip gradients to this global norm, such as 5; 0: off
     learning_rate: float = field(default=1e-3, metadata=OVERRIDE)  # peak learning rate
     encoder_lr_mult: float = 1.0  # learning-rate multiplier of the encoder's parameters
-    # learning-rate multipliers of parts of the network, such as encoder=0.1 head=10: encoder, decoder, head; kernel,
-    # bias (of convolutions), scale, shift (of BatchNorm). Multipliers of one parameter are multiplied
+    # learning-rate multipliers, such as encoder=0.1 head=10, of encoder, decoder, head, kernel and bias (of
+    # convolutions), scale and shift (of BatchNorm); if several apply to a parameter, they are multiplied
     lr_mult: Annotated[tuple[str, ...], arg(metavar="PART=FACTOR")] = ()
-    # learning-rate schedule, updated every step; one-cycle rises for 30 % of the steps; plateau drops when an epoch's
-    # training loss has stopped improving
+    # learning-rate schedule, updated every step; one-cycle rises for 30 % of the steps; plateau drops when the
+    # training loss of an epoch stops improving
     schedule: Literal["constant", "step", "poly", "cosine", "one-cycle", "plateau"] = field(
         default="constant", metadata=OVERRIDE
     )
@@ -214,17 +214,17 @@ class Config:
     coordinator: Annotated[str, arg(metavar="HOST:PORT")] = field(default="", metadata=OF_THIS_START)
     process_id: int = field(default=-1, metadata=OF_THIS_START)  # id of this process, from 0; with --coordinator
     num_processes: int = field(default=0, metadata=OF_THIS_START)  # number of processes; with --coordinator
-    heartbeat: int = field(default=30, metadata=FREE)  # seconds without a heartbeat until a process counts as lost
+    heartbeat: int = field(default=30, metadata=FREE)  # seconds without heartbeat after which a process counts as lost
 
     # the run
     run: RunFolder = field(default="", metadata=OF_THIS_START)  # run folder; default: the next free runs/NAME-NUMBER
-    # resume --run from its last checkpoint; bit-identical on CPUs, on GPUs with --deterministic
+    # resume --run from its last checkpoint; bit-identical on CPUs, and on GPUs with --deterministic
     resume: bool = field(default=False, metadata=OF_THIS_START)
     override: bool = field(default=False, metadata=OF_THIS_START)  # resume with changed settings, and log the changes
-    # train 150 steps with a growing learning rate, draw the loss over it, and suggest one; no run is created
+    # learning-rate range test: train 150 steps with growing rates, plot the loss, suggest a rate; creates no run
     find_lr: bool = field(default=False, metadata=OF_THIS_START)
     max_steps: int = field(default=0, metadata=OF_THIS_START)  # save and stop after this many steps in total; 0: off
-    evaluate_every: int = field(default=1, metadata=FREE)  # epochs between evaluations; 0: twenty in all
+    evaluate_every: int = field(default=1, metadata=FREE)  # epochs between evaluations; 0: twenty in total
     checkpoint_every: int = field(default=1, metadata=FREE)  # epochs between checkpoints
     keep_checkpoints: int = field(default=2, metadata=FREE)  # number of newest checkpoints to keep, besides the best
     on_disk_full: Literal["stop", "wait"] = field(default="stop", metadata=FREE)  # wait: retry until space is freed
@@ -238,15 +238,15 @@ class Config:
     # weight averaging and logs
 
     # stochastic weight averaging (SWA): train the last N epochs at a constant rate, and score the mean of the weights
-    # at their ends, with recomputed BatchNorm statistics (--batch-norm recompute --result-checkpoint last); 0: off
+    # after each of them, with recomputed BatchNorm statistics (--batch-norm recompute --result-checkpoint last); 0: off
     swa_epochs: int = 0
-    swa_learning_rate: float = field(default=0.0, metadata=OVERRIDE)  # rate of --swa-epochs; 0: as when they begin
+    swa_learning_rate: float = field(default=0.0, metadata=OVERRIDE)  # rate of --swa-epochs; 0: the rate at their start
     log_norms: bool = field(default=False, metadata=FREE)  # log the norms of the gradients and of the weights
     profile: int = field(
         default=0, metadata=OF_THIS_START
     )  # write a jax.profiler trace of N steps, after the first two dispatches, to RUN/profile
-    logger: Loggers = field(default=(), metadata=OF_THIS_START)  # log to wandb or mlflow too, or to both
-    # copy checkpoints and the finished run to s3://BUCKET/PREFIX or gs://BUCKET/PREFIX too; --run stays a local folder
+    logger: Loggers = field(default=(), metadata=OF_THIS_START)  # also log to wandb, mlflow or both
+    # also copy checkpoints and the finished run to s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; --run stays a local folder
     upload: Annotated[str, arg(metavar="ADDRESS")] = field(default="", metadata=OF_THIS_START)
     own: Given = field(default=(), metadata=OVERRIDE)  # objects given from Python: model=, loss=, optimizer=
 
@@ -264,7 +264,7 @@ class Config:
 
     @property
     def has_average(self) -> bool:
-        """Whether an average of the variables is kept and scored: an EMA, or that of `swa_epochs`."""
+        """Whether averaged variables (EMA or SWA) are maintained and scored."""
         return self.ema_decay > 0 or self.swa_epochs > 0
 
     def total_steps(self, steps_per_epoch: int) -> int:
@@ -278,7 +278,7 @@ class Config:
 
     @property
     def has_own_network(self) -> bool:
-        """Whether the network may be a custom one, of any number of parameters."""
+        """Whether the network may be a custom one, with any number of parameters."""
         return bool(self.own) or ":" in self.network
 
     @property

@@ -1,4 +1,4 @@
-"""Configs in files: a user's TOML file, a protocol of the package, the config of a run."""
+"""Read configs from files: a user's TOML file, a protocol of the package, the config of a run."""
 
 import dataclasses
 import difflib
@@ -24,9 +24,8 @@ def read_config(path: pathlib.Path, base: Config) -> Config:
     """Override `base` with the protocol that a TOML file names, if any, then with the file's own values.
 
     Raises:
-      UserError: If the file cannot be read or is not TOML; a key (the nearest known one is named) or protocol is
-        unknown; a value has the wrong type or is out of range; or it sets a field marked OF_THIS_START, such as an
-        address to connect to.
+      UserError: If the file cannot be read, is not TOML, has an unknown key or protocol, or a value of a wrong type or
+        out of range, or sets a field marked OF_THIS_START, such as an address to connect to.
     """
     file = pathlib.Path(os.path.realpath(path))  # named by the user, so it may be a link
     values = _read(file.parent, file.name, path)
@@ -42,7 +41,7 @@ def read_config(path: pathlib.Path, base: Config) -> Config:
 
 
 def read_whole_config(folder: pathlib.Path, name: str) -> Config:
-    """Read a config written by `Config.to_toml`; it has every field, so its protocol is only a name.
+    """Read a config written by `Config.to_toml`; as it has every field, its protocol is not applied.
 
     Args:
       folder: run folder; it may be untrusted, so links in it are not followed.
@@ -80,7 +79,7 @@ def _read(folder: pathlib.Path, name: str, path: pathlib.Path) -> dict[str, Any]
     version = values.pop("format_version", FORMAT_VERSION)
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise UserError(
-            f"{shown(str(path))} has format_version {_shown(version)}, but this version of segnet_jax reads up to "
+            f"{shown(str(path))} has format_version {_shown(version)}, but this segnet_jax reads versions up to "
             f"{FORMAT_VERSION}: update segnet_jax"
         )
     return values
@@ -114,7 +113,7 @@ def protocol_summaries() -> list[tuple[str, str]]:
 
 
 def protocol_batch(protocol: Config, num_devices: int) -> int:
-    """Return the total batch size of a step that a protocol, from `read_protocol`, prescribes for `num_devices`."""
+    """Return the total batch size per step that a protocol prescribes for `num_devices` devices."""
     batch = protocol.batch_size_per_device * protocol.grad_accum_steps
     return batch * num_devices if protocol.protocol in BATCH_OF_A_DEVICE else batch
 
@@ -122,7 +121,7 @@ def protocol_batch(protocol: Config, num_devices: int) -> int:
 def override(base: Config, values: dict[str, Any], source: str) -> Config:
     """Replace fields of `base` by values read from `source`; see `read_config` for the errors raised."""
     types = typing.get_type_hints(Config)
-    if "epochs" in values and "steps" not in values:  # whoever sets epochs means them
+    if "epochs" in values and "steps" not in values:  # explicit epochs take precedence over the base's steps
         values = values | {"steps": 0}
     if isinstance(weights := values.get("class_weights"), list):  # written in TOML as a list of numbers
         values = values | {"class_weights": " ".join(map(str, weights))}
@@ -194,7 +193,7 @@ def read_run_in(folder: str | pathlib.Path, name: str) -> Config:
 
 
 def missing_run_message(folder: pathlib.Path) -> str:
-    """Explain why a path is not a run folder, with the runs that may be meant."""
+    """Return the message for a path that is not a run folder, with similar runs."""
     if os.path.isdir(folder):
         found = _runs_in(folder)
         hint = f"; it is a folder of runs: {listed([str(folder / name) for name in found])}" if found else ""

@@ -57,7 +57,7 @@ def parse_config(
     remember_named(flags)  # before `defaults`, which may read them
     given = _peek(flags)
     run = given.run if given.resume else ""
-    if run and given.folds and not given.fold and not is_run(pathlib.Path(run)):  # a folder of folds
+    if run and given.folds and not given.fold and not is_run(pathlib.Path(run)):  # a cross-validation folder
         config = dataclasses.replace(read_run_in(run, "fold-1"), fold=0)
     else:
         config = read_run(run) if run else Config()
@@ -72,7 +72,7 @@ def parse_config(
                 f"--protocol {base.protocol} contradicts {base.config}, which sets protocol "
                 f'"{config.protocol}": use only one of them'
             )
-    if given.epochs and not given.steps:  # whoever sets epochs means them
+    if given.epochs and not given.steps:  # explicit epochs take precedence over a protocol's steps
         config = dataclasses.replace(config, steps=0)
     own = (CONFIG_FLAG, *own)
     parsed = parse_flags(Config, flags, default=config, prog=prog, description=description, own=own)
@@ -87,12 +87,12 @@ def _check_implied(config: Config, given: argparse.Namespace) -> None:
         if config.swa_epochs and value not in (None, implied):
             option = option_of(name)
             raise UserError(
-                f"--swa-epochs {config.swa_epochs} implies {option} {implied}, got {option} {value}: remove either"
+                f"--swa-epochs {config.swa_epochs} implies {option} {implied}, got {option} {value}: remove one of them"
             )
 
 
 def _peek(flags: Sequence[str]) -> argparse.Namespace:
-    """Return the values of the flags that determine the defaults, before all are parsed; None if absent."""
+    """Parse only the flags that determine the defaults; absent ones are None."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("run", "data", "init", "epochs", "steps", "folds", "fold", "batch-norm", "result-checkpoint"):
         parser.add_argument(f"--{name}", nargs="?")
@@ -114,7 +114,7 @@ def parse_flags(
     Args:
       kind: the dataclass.
       args: the arguments.
-      default: instance with the default values; None for those of the class.
+      default: instance with the default values; None: the class defaults.
       prog: module of the command, for messages.
       description: description of the command, for `--help`.
       own: the command's flags that are not fields of the dataclass, for `--help`.

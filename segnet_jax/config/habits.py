@@ -1,4 +1,4 @@
-"""Spellings of flags that other tools use, and the flags of these commands that mean the same."""
+"""Flag names of other tools, and the equivalent flags of these commands."""
 
 import difflib
 from collections.abc import Iterable
@@ -70,7 +70,7 @@ HABITS = {
     "d": ("--data FOLDER", "--devices N"),
     "j": ("--json FILE",),
 }
-"""Habitual spelling -> flags that mean it; the first one that the command has is suggested."""
+"""Name in other tools -> equivalent flags; the first one that the command has is suggested."""
 
 NOT_NEEDED = {
     **dict.fromkeys(
@@ -81,18 +81,18 @@ NOT_NEEDED = {
         ("num-classes", "n-classes", "nclass", "nc"), "the number of classes follows from the dataset's labels"
     ),
     **dict.fromkeys(
-        ("cuda", "no-cuda", "cpu", "use-gpu"), "JAX uses a GPU if it finds one; JAX_PLATFORMS=cpu avoids it"
+        ("cuda", "no-cuda", "cpu", "use-gpu"), "JAX uses a GPU if it finds one; set JAX_PLATFORMS=cpu to avoid it"
     ),
     **dict.fromkeys(
-        ("tensorboard", "tb", "tensorboard-dir"), "every run has TensorBoard's events: tensorboard --logdir runs"
+        ("tensorboard", "tb", "tensorboard-dir"), "every run writes TensorBoard events: tensorboard --logdir runs"
     ),
     **dict.fromkeys(("ignore-index", "ignore-label"), "--map OLD=255 reads a label value as void, which is ignored"),
 }
-"""Habitual spelling of a flag that no command has -> why not."""
+"""Name in other tools of a flag without equivalent -> the reason."""
 
 
 def suggestion(option: str, known: Iterable[str]) -> str:
-    """Return what to write instead of an unknown flag, such as "did you mean --learning-rate X?", or "".
+    """Return a hint for an unknown flag, such as "did you mean --learning-rate X?", or "".
 
     Args:
       option: the unknown flag, such as "--lr".

@@ -34,7 +34,7 @@ def help_text(
       flags: its flags and positional arguments.
       protocols: name and summary of each protocol.
       show_all: whether to show all flags, or only the basic ones.
-      width: number of columns; None for the terminal's, at most `MAX_WIDTH`.
+      width: number of columns; None means the terminal width, but at most `MAX_WIDTH`.
     """
     width = width or max(40, min(MAX_WIDTH, shutil.get_terminal_size().columns))
     positional = [flag for flag in flags if flag.is_positional]
@@ -61,7 +61,7 @@ def help_text(
 
 
 def default_text(value: Any) -> str:
-    """Return a default value as it would be written on the command line; "" for one that needs no mention."""
+    """Return a default value as it would be written on the command line; "" if it need not be shown."""
     if value is None or value is False or value in ("", ()):
         return ""
     if value is True:
@@ -83,7 +83,7 @@ def _invocation(flag: Flag) -> str:
 
 
 def _text(flag: Flag) -> str:
-    """Return the help of a flag with its default, unless the text states that itself."""
+    """Return a flag's help text, with its default unless the text already states it."""
     default = "" if "default:" in flag.help else default_text(flag.default)
     return f"{flag.help} (default: {default})" if default else flag.help
 
@@ -105,7 +105,7 @@ def _fill(text: str, width: int, indent: str = "", first: str | None = None) -> 
 
 
 def _command(command: str, width: int, indent: str = "  ", first: str = "") -> str:
-    """Return a command, continued on further lines by backslashes if it is too long; a flag stays with its values."""
+    """Wrap a long command with backslashes, without separating a flag from its values."""
     chunks: list[str] = []
     for word in command.split(" "):
         if chunks and not word.startswith(("-", "[")):
@@ -123,12 +123,12 @@ def _command(command: str, width: int, indent: str = "  ", first: str = "") -> s
 
 
 def _column(lefts: Sequence[str], width: int) -> int:
-    """Return where the right column starts: after the longest left side, if that leaves room."""
+    """Return the start of the right column: after the longest left side, within a limit."""
     return min(max(map(len, lefts)) + 4, 26 if width >= 80 else 21)
 
 
 def _section(title: str, rows: Sequence[tuple[str, str]], column: int, width: int) -> str:
-    """Return a heading and two columns; a left side too long for its column has lines of its own."""
+    """Format a heading and two columns; a left side too long for its column gets separate lines."""
     lines = [f"{title}:"]
     for left, right in rows:
         first = f"  {left}"
@@ -140,7 +140,7 @@ def _section(title: str, rows: Sequence[tuple[str, str]], column: int, width: in
 
 
 def _broken(text: str, width: int) -> list[str]:
-    """Return a flag, broken after a comma of its choices if it is too long."""
+    """Break a flag that is too long after commas between its choices."""
     if len(text) <= width:
         return [text]
     filled = _fill(text.strip().replace(",", ", "), width, "      ", "  ")

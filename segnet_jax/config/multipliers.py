@@ -13,18 +13,18 @@ def check_multipliers(multipliers: Sequence[str]) -> None:
     """Check the values of the field, each NAME=FACTOR.
 
     Raises:
-      UserError: If a name is unknown or given twice, or a factor is no number from 0 to 100.
+      UserError: If a name is unknown or given twice, or a factor is not a number from 0 to 100.
     """
     seen = set()
     for each in multipliers:
         name, _, factor = each.partition("=")
         if name not in NAMES:
             raise UserError(
-                f"--lr-mult must be NAME=FACTOR with a name of {', '.join(NAMES)}, got {each!r}"
+                f"--lr-mult must be NAME=FACTOR, with NAME one of {', '.join(NAMES)}, got {each!r}"
                 f"{nearest_hint(name, NAMES)}"
             )
         if name in seen:
-            raise UserError(f"--lr-mult gives {name} twice: use one factor")
+            raise UserError(f"--lr-mult names {name} twice: use one factor")
         seen.add(name)
         try:
             is_valid = 0 <= float(factor) <= 100

@@ -1,6 +1,6 @@
 """Flags of a command, read from the dataclass that they fill: names, values, help texts, sections.
 
-The help of a flag is the comment of its field. A dataclass may group its flags by a class attribute
+A flag's help text is the comment of its field. A dataclass may group its flags by a class attribute
 `SECTIONS: ClassVar[tuple[Section, ...]]`; without it, `--help` shows all flags in one list.
 """
 
@@ -23,7 +23,7 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.flag_names import option_of
 from segnet_jax.system.nearest import nearest_hint
 
-# Types of fields whose values have a name in the help and in error messages.
+# Field types with a metavar for the help and error messages.
 Name = Annotated[str, arg(metavar="NAME")]
 Pattern = Annotated[str, arg(metavar="PATTERN")]
 File = Annotated[str, arg(metavar="FILE")]
@@ -40,7 +40,7 @@ ValueMap = Annotated[tuple[str, ...], arg(metavar="OLD=NEW"), UseAppendAction]
 Degrees = Annotated[float, arg(metavar="DEGREES")]
 GrayRange = Annotated[tuple[int, int], arg(metavar="BLACK WHITE")]
 Loggers = tuple[Literal["wandb", "mlflow"], ...]
-Given = Annotated[tuple[str, ...], Fixed]  # by Python only: no flag
+Given = Annotated[tuple[str, ...], Fixed]  # set from Python only; has no flag
 
 NETWORK_NAMES = ("segnet", "segnet-basic", "unet")
 NetworkName = Annotated[str, arg(metavar="NAME")]
@@ -48,10 +48,10 @@ CustomNetwork = Annotated[str, arg(metavar="MODULE:CLASS")]
 
 
 def check_network_name(name: str) -> None:
-    """Check that a network is one of this package, or has the form of an own one's name.
+    """Check that a network name is built in, or has the form MODULE:CLASS of a custom network.
 
     Raises:
-      UserError: If it is neither; the message names the nearest.
+      UserError: If it is neither; the message names the nearest built-in one.
     """
     if ":" not in name and name not in NETWORK_NAMES:
         hint = nearest_hint(name, NETWORK_NAMES)
@@ -80,8 +80,8 @@ class Flag:
     Attributes:
       name: name of its field.
       text: help text of a flag that is not a field.
-      metavar: what its values are called, such as "HEIGHT WIDTH" or "FILE ..."; "" for a switch.
-      choices: the allowed values; empty if any is.
+      metavar: placeholder for its values, such as "HEIGHT WIDTH" or "FILE ..."; "" for a switch.
+      choices: the allowed values; empty if any value is allowed.
       number: int or float if its values are numbers, else None.
       arity: number of values; None for any number.
       default: default value; None if there is none.
@@ -107,7 +107,7 @@ class Flag:
 
     @property
     def help(self) -> str:
-        """Help text; that of a field is read from the source when it is first needed, which most starts never do."""
+        """Help text. That of a field is read from the source on first use, as most commands never need it."""
         return self.text if self.owner is None else _help_texts(self.owner).get(self.name, "")
 
     @property
@@ -122,7 +122,7 @@ class Flag:
 
 
 CONFIG_FLAG = Flag("config", "TOML file with config fields; flags override it", "FILE", section="recipe")
-"""The flag of the commands with a training config that is not a field of it."""
+"""A flag of all commands with a training config; it is not a config field."""
 
 
 def flags_of(kind: type, default: Any = None) -> tuple[Flag, ...]:
@@ -130,7 +130,7 @@ def flags_of(kind: type, default: Any = None) -> tuple[Flag, ...]:
 
     Args:
       kind: the dataclass.
-      default: an instance with the default values; None for those of the class.
+      default: an instance with the default values; None: the class defaults.
     """
     annotations = typing.get_type_hints(kind, include_extras=True)
     sections = {section.first: section for section in getattr(kind, "SECTIONS", ())}
@@ -157,7 +157,7 @@ def flags_of(kind: type, default: Any = None) -> tuple[Flag, ...]:
 
 
 def words_of(flag: Flag, value: Any) -> list[str]:
-    """Return the words that give a flag a value on the command line."""
+    """Return the command-line words that set a flag to a value."""
     if flag.is_switch:
         return [flag.option if value else flag.option.replace("--", "--no-", 1)]
     values = value if isinstance(value, list | tuple) else (value,)
@@ -167,7 +167,7 @@ def words_of(flag: Flag, value: Any) -> list[str]:
 
 
 def flag_words(kind: type, settings: Mapping[str, Any]) -> list[str]:
-    """Return keywords as the command-line words of a dataclass's flags; those that are None are left out."""
+    """Convert keyword arguments to command-line words for a dataclass's flags; None values are omitted."""
     flags = {flag.name: flag for flag in (*flags_of(kind), CONFIG_FLAG)}
     words = []
     for name, value in settings.items():
@@ -180,7 +180,7 @@ def flag_words(kind: type, settings: Mapping[str, Any]) -> list[str]:
 
 
 def with_own(flags: Sequence[Flag], own: Sequence[Flag]) -> list[Flag]:
-    """Return the flags of the fields and the other ones, which follow the first field of their section."""
+    """Return the fields' flags and the additional ones, each after the first flag of its section."""
     ordered = list(flags)
     for flag in own:
         ordered = [each for each in ordered if each.name != flag.name]
@@ -190,7 +190,7 @@ def with_own(flags: Sequence[Flag], own: Sequence[Flag]) -> list[Flag]:
 
 
 def _values_of(annotation: Any) -> dict[str, Any]:
-    """Return the fields of `Flag` that follow from the type of a field."""
+    """Return the attributes of `Flag` that follow from a field's type."""
     markers: tuple[Any, ...] = ()
     if typing.get_origin(annotation) is Annotated:
         annotation, *rest = typing.get_args(annotation)

@@ -67,7 +67,7 @@ RANGES = {
     "swa_learning_rate": (0, 10),
     "profile": (0, 10_000),
 }
-"""Field -> (smallest, largest) allowed value; for a tuple, of each element."""
+"""Field -> (smallest, largest) allowed value; for a tuple, they apply to each element."""
 
 
 def check_ranges(config: Any) -> None:

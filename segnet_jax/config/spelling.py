@@ -41,7 +41,7 @@ def check_spelling(args: Sequence[str], flags: Sequence[Flag], command: str) -> 
         if flag is None or flag.is_switch:
             words += values
         elif flag.arity is None:
-            is_greedy = True  # how many words it takes is left to the parser
+            is_greedy = True  # the parser decides how many words it takes
             _check_values(flag, values)
         else:
             _check_values(flag, values[: flag.arity])
@@ -54,7 +54,7 @@ def check_spelling(args: Sequence[str], flags: Sequence[Flag], command: str) -> 
 
 
 def with_unions_last(args: Sequence[str], flags: Sequence[Flag]) -> list[str]:
-    """Move each flag that takes a word or numbers to the end, where the parser cannot take later words for its values.
+    """Move each flag that takes a word or numbers to the end, so that the parser takes no later words as its values.
 
     Args:
       args: the arguments, after `check_spelling`.
@@ -75,7 +75,7 @@ def with_unions_last(args: Sequence[str], flags: Sequence[Flag]) -> list[str]:
 
 
 def _union_values(flag: Flag, values: Sequence[str]) -> int:
-    """Return how many of the words after a flag are its values: one of its words, or its numbers; 0 if neither."""
+    """Return how many words after a flag are its values: 1 for a choice, or the count of its numbers; 0 if neither."""
     union = _WORDS_OR_NUMBERS.fullmatch(flag.metavar)
     if values and values[0] in union[1].split(","):
         return 1

@@ -1,4 +1,4 @@
-"""Fields as TOML, and their hash."""
+"""Serialize config fields as TOML, and hash them."""
 
 import hashlib
 import json

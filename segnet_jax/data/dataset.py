@@ -1,4 +1,4 @@
-"""Datasets and their splits: what every reader returns."""
+"""Datasets and their splits, as every reader returns them."""
 
 import dataclasses
 import functools
@@ -23,10 +23,10 @@ class Split:
 
     Attributes:
       names: one unique name per sample, without folder and extension.
-      read: function that returns the sample of an index at the size on disk: image uint8 [H,W,3] RGB, or as `pixels`
-        says, and label uint8 [H,W] of class ids or VOID.
+      read: function from a sample's index to its image, uint8 [H,W,3] RGB or as in `pixels`, and label, uint8 [H,W] of
+        class ids and VOID, at the size on disk.
       fingerprint: hex sha256 of the samples' sources; equal fingerprints mean equal samples.
-      files: file name -> checksum of each source file; may be empty.
+      files: name of each source file -> checksum; may be empty.
       pixels: format of the images' pixels.
     """
 
@@ -42,7 +42,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A dataset ready to be read.
+    """A dataset, opened but not decoded.
 
     Attributes:
       name: name in the log and `result.json`, such as "camvid-tutorial".
@@ -50,8 +50,8 @@ class Dataset:
       splits: "train", and "val" or "test" if present.
       notes: lines for the log.
       sizes: image (height, width) -> number of images; empty if unknown or rendered.
-      label_rule: how the label files are read; None if they do not come from a folder.
-      doubts: signs that the labels are misread, such as mostly void pixels; training refuses such a dataset.
+      label_rule: how label files are read; None if the dataset is not a folder of files.
+      doubts: signs that the labels are misread, such as mostly void pixels; training refuses a dataset with any.
     """
 
     name: str
@@ -64,13 +64,9 @@ class Dataset:
 
 
 def report_all_faults(dataset: Dataset, where: object) -> Dataset:
-    """Wrap the readers so that a faulty sample raises one error with the faults of all samples.
+    """Wrap the readers so that reading a faulty sample raises an error with the faults of all samples.
 
-    The error is the same for every reading order and number of threads.
-
-    Args:
-      dataset: dataset whose readers raise UserError for faulty samples.
-      where: folder or archive named in messages.
+    The error names `where` and does not depend on the reading order or the number of threads.
     """
     lock = threading.Lock()
     found: list[UserErrors] = []
@@ -112,14 +108,14 @@ def regroup(
     sources: Sequence[Split],
     notes: Sequence[str] = (),
 ) -> Dataset:
-    """Return a dataset with other splits, formed of the samples of its own.
+    """Return a dataset whose samples are regrouped into new splits.
 
     Args:
-      dataset: the dataset.
-      name: name of the new one.
-      parts: split -> its samples, as split of the dataset and index.
-      sources: the splits that the samples come from; others are kept.
-      notes: lines for the log, after those of the dataset.
+      dataset: dataset to regroup.
+      name: name of the new dataset.
+      parts: new split -> its samples, as pairs of an old split and an index.
+      sources: old splits that the samples come from; the new dataset has the other splits unchanged.
+      notes: lines for the log, appended to those of `dataset`.
     """
     source = ",".join(split.fingerprint for split in sources)
     files = {name: digest for split in sources for name, digest in split.files.items()}

@@ -1,4 +1,4 @@
-"""Folds for cross-validation: training and validation images, split into parts that each validate once."""
+"""Folds for cross-validation over the training and validation images."""
 
 import hashlib
 from collections import Counter
@@ -17,15 +17,15 @@ FOLD_SEED = 0
 def assign_folds(names: Sequence[str], num_folds: int) -> tuple[list[int], str]:
     """Assign images to folds of about equal size, the same way on every machine.
 
-    Whole sequences stay together if there are enough of them: similar frames in training and validation would make the
-    scores too high. With fewer sequences than folds, each fold is consecutive frames.
+    Sequences are not divided, because similar frames in training and validation would make the scores too high. With
+    fewer sequences than folds, each fold consists of consecutive frames.
 
     Args:
       names: unique image names.
-      num_folds: K.
+      num_folds: number of folds.
 
     Returns:
-      The fold of each image, 0..K-1, and how they were formed.
+      The fold of each image, counted from 0, and a description of how the folds were formed.
 
     Raises:
       UserError: If there are fewer images than folds.
@@ -48,7 +48,7 @@ def assign_folds(names: Sequence[str], num_folds: int) -> tuple[list[int], str]:
 
 
 def _consecutive(order: Sequence[int], num_folds: int) -> list[int]:
-    """Return the fold of each index, where the folds are equal parts of the order."""
+    """Cut `order` into folds of about equal size, and return the fold of each index."""
     folds = [0] * len(order)
     for fold, part in enumerate(np.array_split(order, num_folds)):
         for index in part:
@@ -57,14 +57,9 @@ def _consecutive(order: Sequence[int], num_folds: int) -> list[int]:
 
 
 def take_fold(dataset: Dataset, num_folds: int, fold: int) -> Dataset:
-    """Return the dataset that validates on one fold of the training and validation images and trains on the others.
+    """Return a dataset that validates on one fold of the training and validation images and trains on the others.
 
-    The test split stays as it is.
-
-    Args:
-      dataset: the dataset.
-      num_folds: K.
-      fold: 1 to K.
+    `fold` is counted from 1. The test split is unchanged.
 
     Raises:
       UserError: If two images share a name, or there are fewer images than folds.

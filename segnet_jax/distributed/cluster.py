@@ -1,4 +1,4 @@
-"""Find this process's number among several, from flags, SLURM, Open MPI, Kubernetes or a TPU pod."""
+"""Determine this process's number among several from flags, SLURM, Open MPI, Kubernetes or a TPU pod."""
 
 import glob
 import importlib.util
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from segnet_jax.system.errors import UserError
 
 SET_FLAGS = "set --coordinator HOST:PORT, --process-id and --num-processes"
-DETECT_SECONDS = 300  # until the host name of process 0 must resolve, on Kubernetes and TPU pods
+DETECT_SECONDS = 300  # timeout for resolving the host name of process 0 on Kubernetes and TPU pods
 
 
 @dataclass(frozen=True)
 class ClusterProcess:
-    """One process of several.
+    """A process of a multi-process run.
 
     Attributes:
       coordinator: host:port of process 0.
       process_id: this process's number, from 0.
       num_processes: number of processes.
-      local_device_ids: ids of the devices that it uses; None for all visible ones.
+      local_device_ids: ids of the devices that this process uses; None for all visible devices.
     """
 
     coordinator: str
@@ -37,7 +37,7 @@ class ClusterProcess:
 
 
 def from_flags(coordinator: str, process_id: int, num_processes: int) -> ClusterProcess | None:
-    """Return the process that the flags describe, or None if none is set.
+    """Return the process that the flags describe, or None if no flag is set.
 
     Args:
       coordinator: host:port; empty if not set.
@@ -45,7 +45,7 @@ def from_flags(coordinator: str, process_id: int, num_processes: int) -> Cluster
       num_processes: 0 if not set.
 
     Raises:
-      UserError: If only some flags are set, or their values are invalid.
+      UserError: If only some of the flags are set, or a value is invalid.
     """
     flags = {"--coordinator": coordinator, "--process-id": process_id, "--num-processes": num_processes}
     given = {flag: value for flag, value in flags.items() if value not in ("", -1 if flag == "--process-id" else 0)}
@@ -53,7 +53,7 @@ def from_flags(coordinator: str, process_id: int, num_processes: int) -> Cluster
         return None
     if missing := flags.keys() - given.keys():
         options = " ".join(f"{flag} {value}" for flag, value in given.items())
-        raise UserError(f"{' and '.join(sorted(missing))} missing with {options}: all three are needed")
+        raise UserError(f"{options} also needs {' and '.join(sorted(missing))}: set all three flags")
     process = ClusterProcess(coordinator, process_id, num_processes)
     if process.address == ("", 0):
         raise UserError(f"--coordinator must be host:port of process 0, such as node1:4321, got {coordinator!r}")
@@ -64,17 +64,17 @@ def from_flags(coordinator: str, process_id: int, num_processes: int) -> Cluster
 
 
 def from_environment(environment: Mapping[str, str]) -> ClusterProcess | None:
-    """Detect the cluster that started this process; return None for a single process.
+    """Return this process as described by the cluster's environment, or None for a single process.
 
     Raises:
-      UserError: If there are several processes, but JAX cannot find the coordinator.
+      UserError: If detection fails, or there are several processes but JAX cannot find the coordinator.
     """
     certain = _is_one_of_several(environment)
     if not certain and not _may_be_tpu_pod(environment):
         return None
     try:
         coordinator, process_id, num_processes, device_ids = _detect_with_jax()
-    except Exception as error:  # the cluster's own interfaces may raise anything
+    except Exception as error:  # cluster interfaces may raise any exception
         raise UserError(
             f"cannot determine this process's number ({str(error).strip() or repr(error)}); {SET_FLAGS}"
         ) from error
@@ -92,7 +92,7 @@ def from_environment(environment: Mapping[str, str]) -> ClusterProcess | None:
 def single_process_warning(environment: Mapping[str, str]) -> str:
     """Return a warning if this process may be one of several that cannot find each other, otherwise "".
 
-    A Kubernetes pod does not know the size of its Job: it may be the only one, or train alone on purpose.
+    A Kubernetes pod does not know how many pods its Job has: it may be the only one, or train alone on purpose.
     """
     if not _is_pod_of_indexed_job(environment) or _has_kubernetes():
         return ""
@@ -103,7 +103,7 @@ def single_process_warning(environment: Mapping[str, str]) -> str:
 
 
 def _detect_with_jax() -> tuple:
-    """Return JAX's (coordinator, process id, number of processes, device ids), None each without a cluster.
+    """Return (coordinator, process id, number of processes, device ids) as detected by JAX; all None without a cluster.
 
     Uses a private API: the public `jax.distributed.initialize` aborts the process if the others do not join in time.
     """
@@ -131,7 +131,7 @@ def _is_pod_of_indexed_job(environment: Mapping[str, str]) -> bool:
 
 
 def _has_kubernetes() -> bool:
-    """Return whether the package by which JAX finds the other pods is installed."""
+    """Return whether the package that JAX needs to find the other pods is installed."""
     return importlib.util.find_spec("kubernetes") is not None
 
 
@@ -150,7 +150,7 @@ def _may_be_tpu_pod(environment: Mapping[str, str]) -> bool:
 
 
 def _is_alone_on_host(environment: Mapping[str, str]) -> bool:
-    """Return whether SLURM or Open MPI started one process per host: it uses all devices, where JAX would use one."""
+    """Return whether SLURM or Open MPI started one process per host; such a process uses all devices."""
     tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", ""))
     if _is_slurm_step(environment):
         return re.fullmatch(r"1(\(x\d+\))?", tasks) is not None
@@ -158,5 +158,5 @@ def _is_alone_on_host(environment: Mapping[str, str]) -> bool:
 
 
 def _sees_one_gpu(environment: Mapping[str, str]) -> bool:
-    """Return whether only the process's own GPU is visible, which is then device 0 for any process number."""
+    """Return whether exactly one GPU is visible, which is device 0 whatever the process number."""
     return bool(re.fullmatch(r"[^,]+", environment.get("CUDA_VISIBLE_DEVICES", "")))

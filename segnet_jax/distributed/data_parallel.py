@@ -1,6 +1,6 @@
-"""Data parallelism: choice of devices, placement of arrays, and the project's only `jax.pmap` and `jax.shard_map`.
+"""Data parallelism: choice of devices, placement of arrays, and all uses of `jax.pmap` and `jax.shard_map`.
 
-The state is replicated and has no device axis; a batch's leading axis is this process's devices. With several
+The state is replicated and has no device axis; the leading axis of a batch is this process's devices. With several
 processes, every array here is local to its process, and the mapped steps sum over all processes. Both mappings run the
 same program with bit-identical results; `shard_map` can also be lowered for devices that are not present.
 """
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 AXIS = "data"
 Mapping = Literal["pmap", "shard_map"]
-Axis = int | None  # of an argument or result: 0 if its leading axis is the devices, None if it is replicated
+Axis = int | None  # device axis of an argument or result: 0 if sharded along its leading axis, None if replicated
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Devices:
     Attributes:
       local: this process's devices.
       total: number of devices over all processes.
-      deterministic: whether results on GPUs must be bit-identical in every run.
-      mapping: how steps are mapped over the devices.
+      deterministic: whether results on GPUs must be bit-identical from run to run.
+      mapping: transformation that maps steps over the devices.
     """
 
     local: tuple[jax.Device, ...]
@@ -51,12 +51,12 @@ class Devices:
 
     @property
     def is_writer(self) -> bool:
-        """Whether this is process 0, which alone writes files and prints."""
+        """Whether this is process 0, the only one that writes files and prints."""
         return jax.process_index() == 0
 
     @property
     def kinds(self) -> list[str]:
-        """The kind of each device over all processes, assumed to be equal."""
+        """The kind of each device over all processes, assumed to be the same for all."""
         return [self.local[0].device_kind] * self.total
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ def choose_devices(devices: str, deterministic: bool = False, mapping: Mapping =
       mapping: as in `Devices`.
 
     Raises:
-      UserError: If there are fewer devices, or several processes would not use all of theirs.
+      UserError: If JAX finds too few devices or none, or several processes would leave devices unused.
     """
     try:
         available = jax.devices()
@@ -111,8 +111,8 @@ def parallel_train_step(step: Callable, devices: Devices, store_axis: int | None
     """Map a training step over the devices; the old state is donated.
 
     Args:
-      step: function of state, inputs and store as one device sees them; returns state and metrics.
-      devices: devices to map over, the leading axis of `inputs`.
+      step: per-device function of state, inputs and store that returns state and metrics.
+      devices: devices to map over, along the leading axis of `inputs`.
       store_axis: device axis of the store: 0 if it is sharded over the devices, None if it is replicated.
     """
     return _mapped(step, devices, (None, 0, store_axis), (None, None), donate_argnums=0)
@@ -124,7 +124,7 @@ def parallel_eval_step(step: Callable, devices: Devices, store_axis: int | None 
 
 
 def _mapped(step: Callable, devices: Devices, in_axes: Sequence[Axis], out_axes: Sequence[Axis], donate_argnums):
-    """Return a step mapped over the devices; like a function from `jax.jit`, it has `lower`."""
+    """Return a step mapped over the devices; like a jitted function, it has a `lower` method."""
     if devices.mapping == "pmap":
         return jax.pmap(
             step,
@@ -146,10 +146,10 @@ def sharded_on(mesh: Mesh, step: Callable, in_axes: Sequence[Axis], out_axes: Se
     """Map a step over the devices of a mesh as `--mapping shard_map` does; the devices need not be present to compile.
 
     Args:
-      mesh: with the axis AXIS.
-      step: from the view of one device; returns a tuple.
-      in_axes: axes of each argument.
-      out_axes: axes of each result.
+      mesh: mesh with the axis AXIS.
+      step: per-device function that returns a tuple.
+      in_axes: device axis of each argument.
+      out_axes: device axis of each result.
       donate_argnums: indices of the donated arguments.
     """
     return jax.jit(
@@ -163,13 +163,13 @@ def sharded_on(mesh: Mesh, step: Callable, in_axes: Sequence[Axis], out_axes: Se
 def sharded(
     step: Callable[..., tuple], mesh: Mesh | AbstractMesh, in_axes: Sequence[Axis], out_axes: Sequence[Axis]
 ) -> Callable[..., tuple]:
-    """Map a step by `shard_map` with the semantics of `pmap`; call the result inside `jax.jit`.
+    """Map a step with `shard_map` and the semantics of `pmap`; call the result inside `jax.jit`.
 
     Args:
-      step: step as one device sees it; returns a tuple.
+      step: per-device function that returns a tuple.
       mesh: mesh with the axis AXIS; its devices need not exist if the step is only lowered.
-      in_axes: axes of each argument.
-      out_axes: axes of each result.
+      in_axes: device axis of each argument.
+      out_axes: device axis of each result.
     """
 
     def on_device(*arguments):
@@ -202,15 +202,15 @@ def _all_devices(devices: Devices) -> list[jax.Device]:
 
 
 class AheadOfTime:
-    """A mapped step that is compiled at the first call with inputs of new shapes; compilation is timed and logged.
+    """A mapped step that is compiled before its first call with new input shapes; compilation is timed and logged.
 
-    Programs for GPUs are compiled with `gpu_options`. Exception: `pmap` with several processes compiles by itself,
-    untimed and without options, which must then be set in `XLA_FLAGS`.
+    Programs for GPUs are compiled with `gpu_options`. Exception: with several processes, `pmap` compiles the step
+    itself, untimed and without these options, which must then be set in `XLA_FLAGS`.
 
     Args:
-      step: from `parallel_train_step` or `parallel_eval_step`.
+      step: mapped step from `parallel_train_step` or `parallel_eval_step`.
       name: name of the step, for the log.
-      devices: devices that it is mapped over.
+      devices: devices that the step is mapped over.
       store: the step's third argument, resident on the devices.
     """
 
@@ -230,7 +230,7 @@ class AheadOfTime:
         return self.program(state, inputs)(state, inputs, self._store)
 
     def program(self, state, inputs):
-        """Return the compiled program for inputs of these shapes; `seconds` is the total compilation time."""
+        """Return the compiled program for these input shapes; `seconds` accumulates the compilation time."""
         shapes = tuple(leaf.shape for leaf in jax.tree.leaves(inputs))
         if shapes not in self._programs:
             start = time.monotonic()
@@ -281,5 +281,5 @@ def memory_of(device: jax.Device) -> int:
 
 
 def peak_memory_of(device: jax.Device) -> int | None:
-    """Return the peak memory use of a device in this process in bytes, or None if it does not report it."""
+    """Return this process's peak memory use on a device in bytes, or None if the device does not report it."""
     return (device.memory_stats() or {}).get("peak_bytes_in_use")

@@ -1,17 +1,17 @@
-"""One training run over several processes: join, exchange values, stop together and leave.
+"""Multi-process training: join the processes, exchange values, stop together and leave.
 
-`jax.distributed.initialize` connects the processes and runs their collectives. The rest of this package is what it does
-not offer, found with jax 0.10.2 and 0.12.0 by killing processes:
+`jax.distributed.initialize` connects the processes, so that their collectives can run. This package works around
+limitations found by killing processes with jax 0.10.2 and 0.12.0:
 
 * `rendezvous.py`: if a process does not join in time, `initialize` aborts all others in C++ (exit code 134) without
-  naming it. So the processes meet over TCP first, and initialize JAX when all have joined.
+  naming it. Processes therefore connect over TCP first, and then initialize JAX.
 * `watchdog.py`: when a process dies or hangs in a collective, the others wait forever (jax #38503) or abort. The same
-  connections carry heartbeats; a process that misses them names the lost one and ends with exit code 8.
+  connections carry heartbeats; a process that stops receiving them names the lost process and exits with code 8.
 * `relay.py`: when process 0 dies, JAX aborts the others before the watchdog can report it, even with
   `jax_enable_recoverability`. Behind a local relay JAX sees a silent connection instead of a closed one.
-* `Hosts.broadcast`, `all_gather`, `barrier`, `stop_at`: JAX's key-value store is private, and the public collectives of
-  `jax.experimental.multihost_utils` neither time out nor name missing processes. Here they use the watchdog's messages.
-* `cluster.py`: uses a private name, `ClusterEnv`, because `initialize` does not return what it detects.
+* `Hosts.broadcast`, `all_gather`, `barrier`, `stop_at` use the watchdog's messages: JAX's key-value store is private,
+  and the collectives of `jax.experimental.multihost_utils` neither time out nor name missing processes.
+* `cluster.py`: uses JAX's private `ClusterEnv`, because `initialize` does not return the detected values.
 """
 
 import json
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-JOIN_SECONDS = 300.0  # until all processes must have joined: schedulers start them minutes apart
-LEAVE_SECONDS = 3600.0  # until all must have finished: process 0 still writes files and draws figures
-SHUTDOWN_SECONDS = 5.0  # for JAX to close its connections, and for a failed process to end
-NO_TIMEOUT = 100_000  # seconds without a heartbeat until JAX would abort; losses are detected by our watchdog
+JOIN_SECONDS = 300.0  # for all processes to join: schedulers may start them minutes apart
+LEAVE_SECONDS = 3600.0  # for all processes to finish: process 0 still writes files and draws figures
+SHUTDOWN_SECONDS = 5.0  # for JAX to close its connections, and for a failed process to exit
+NO_TIMEOUT = 100_000  # seconds without a heartbeat before JAX aborts: effectively never, the watchdog detects losses
 
 
 class Hosts:
     """The processes of a training run, as seen from this one; also works for a single process.
 
     As a context manager, it waits on exit until all processes have left their block, then shuts down. If the block
-    raises, the error is announced to the other processes. One that does not fail itself within `heartbeat` seconds
-    exits and reports this process as lost; if all processes fail, each keeps its own error.
+    raises, the error is announced to the other processes. A process that does not itself fail within `heartbeat`
+    seconds exits and reports this process as lost; if all processes fail, each keeps its own error.
 
     Attributes:
       process_id: this process's number, from 0.
@@ -58,16 +58,16 @@ class Hosts:
         self.process_id, self.num_processes = process_id, num_processes
         self._heartbeat, self._watchdog = heartbeat, watchdog
         self._counts: Counter[str] = Counter()
-        self._stop: tuple[int, int] | None = None  # the first step call that is not made, and the exit code
+        self._stop: tuple[int, int] | None = None  # the first step call to skip, and the exit code
         self._has_left = False
 
     @property
     def is_writer(self) -> bool:
-        """Whether this is process 0, which alone writes files and prints."""
+        """Whether this is process 0, the only one that writes files and prints."""
         return self.process_id == 0
 
     def broadcast(self, name: str, value: str | None = None, seconds: float = LEAVE_SECONDS) -> str:
-        """Return process 0's value on all processes; all must call this equally often for each name.
+        """Return process 0's value in all processes, which must call this equally often with each name.
 
         Args:
           name: name of the value.
@@ -75,10 +75,11 @@ class Hosts:
           seconds: timeout.
 
         Raises:
-          HostLost: If process 0 did not send it in time.
+          HostLost: If process 0 does not send its value in time.
+          ValueError: If process 0 passes no value.
         """
         if self.is_writer and value is None:
-            raise ValueError(f"process 0 must give a value for {name}")
+            raise ValueError(f"process 0 must pass a value for {name}")
         if self._watchdog is None:
             return value
         key = self._new_key(name)
@@ -89,17 +90,17 @@ class Hosts:
         return value
 
     def all_gather(self, name: str, value: str, seconds: float = LEAVE_SECONDS) -> list[str]:
-        """Return the values of all processes by number; all must call this equally often for each name.
+        """Return the values of all processes, which must call this equally often with each name.
 
         Raises:
-          HostLost: If processes, which the message names, are missing after the timeout.
+          HostLost: If processes are missing after the timeout; the message names them.
         """
         if self._watchdog is None:
             return [value]
         key, processes = self._new_key(name), self._watchdog.processes
         if not self.is_writer:
             self._watchdog.send("value", key, self.process_id, value)
-        self.broadcast(name, "", seconds)  # process 0 is here; it waits as long for the others and names missing ones
+        self.broadcast(name, "", seconds)  # returns when process 0 has arrived, which then waits for the others
         values = [value]
         if self.is_writer:
             deadline = time.monotonic() + seconds
@@ -114,10 +115,10 @@ class Hosts:
         return values
 
     def barrier(self, name: str, seconds: float) -> None:
-        """Wait until all processes are here; cheap enough for every step.
+        """Wait until all processes reach this call; cheap enough for every step.
 
         Raises:
-          HostLost: If processes, which the message names, are missing after the timeout.
+          HostLost: If processes are missing after the timeout; the message names them.
         """
         self.all_gather(name, "", seconds)
 
@@ -134,21 +135,22 @@ class Hosts:
             self._watchdog.ask_to_stop(call + 1, exit_code)
 
     def stop_at(self, call: int) -> int | None:
-        """Return the exit code if all processes stop before this step call, otherwise None.
+        """Return the exit code if all processes must stop before this step call, otherwise None.
 
-        All must pass a barrier between this and the step call. A request before call n precedes its barrier, and
-        process 0 forwards it before it opens the barrier, so that all processes know of it before call n + 1.
+        All processes must pass a barrier between this call and the step call. A process that requests a stop before
+        step call n does so before that barrier, and process 0 forwards the request before it opens the barrier. All
+        processes therefore know of the request before step call n + 1.
         """
         stop = self._stop if self._watchdog is None else self._watchdog.stop
         return stop[1] if stop and call >= stop[0] else None
 
     def before_lost(self, last_words: Callable[[str], None]) -> None:
-        """Set a function called with the message, for up to 5 s, before this process ends because another is lost."""
+        """Set a function that the watchdog calls with the error message, for up to 5 s, when a process is lost."""
         if self._watchdog:
             self._watchdog.last_words = last_words
 
     def wait_for_watchdog(self, error: BaseException) -> BaseException:
-        """After an error in a collective, give the watchdog time to report a lost process and end this one.
+        """Wait after an error in a collective, so that the watchdog can report a lost process and end this one.
 
         Returns:
           The error, if no process was lost.
@@ -158,7 +160,7 @@ class Hosts:
         return error
 
     def leave(self) -> None:
-        """Wait until all other processes leave too, then shut down; no collective may be running.
+        """Wait until all other processes leave, then shut down; no collective may be running.
 
         Raises:
           HostLost: If a process does not leave in time or has failed.
@@ -207,56 +209,56 @@ def join(
     heartbeat: float,
     seconds: float = JOIN_SECONDS,
 ) -> Hosts:
-    """Join the other processes, if there are any; call it before JAX's backend is initialized.
+    """Join the other processes, if any, before JAX's backend is initialized.
 
     Args:
-      coordinator: host:port of process 0; empty: detect the cluster.
+      coordinator: host:port of process 0, or "" to detect the cluster.
       process_id: this process's number, from 0; -1 if not set.
       num_processes: number of processes; 0 if not set.
       heartbeat: seconds without a message after which a process counts as lost.
       seconds: timeout for all processes to join.
 
     Raises:
-      UserError: If flags are incomplete, invalid or contradict those of the other processes, the port is in use, or the
-        cluster has no known coordinator.
+      UserError: If flags are incomplete, invalid or differ between processes, the port is in use, or the coordinator is
+        unknown.
       HostLost: If process 0 cannot be reached, or processes are missing after the timeout.
     """
-    place = cluster.from_flags(coordinator, process_id, num_processes) or cluster.from_environment(os.environ)
-    if place is None and (warning := cluster.single_process_warning(os.environ)):
+    process = cluster.from_flags(coordinator, process_id, num_processes) or cluster.from_environment(os.environ)
+    if process is None and (warning := cluster.single_process_warning(os.environ)):
         logger.warning(warning)
-    if place is None or place.num_processes == 1:
+    if process is None or process.num_processes == 1:
         return Hosts()
-    # Needed only by training over several processes.
+    # Needed only for training over several processes.
     from segnet_jax.distributed.relay import open_relay
     from segnet_jax.distributed.rendezvous import Process, accept_all, contact
     from segnet_jax.distributed.watchdog import CLOSED, Watchdog
 
-    me, (host, port) = Process(place.process_id), place.address
-    logger.info(f"{me} joins the other {place.num_processes - 1} at {place.coordinator}")
+    me, (host, port) = Process(process.process_id), process.address
+    logger.info(f"{me} of {process.num_processes} joins the others at {process.coordinator}")
     if me.number == 0:
         try:
-            rendezvous = accept_all(port, me, place.num_processes, _free_port(), seconds)
+            rendezvous = accept_all(port, me, process.num_processes, _free_port(), seconds)
         except OSError as error:
             raise UserError(f"process 0 cannot listen on port {port} ({error.strerror}): use another port") from None
         watchdog, jax_port = Watchdog(me, rendezvous, heartbeat), rendezvous.jax_port
     else:
-        rendezvous = contact((host, port), me, place.num_processes, seconds)
+        rendezvous = contact((host, port), me, process.num_processes, seconds)
         watchdog = Watchdog(me, rendezvous, heartbeat)
         jax_port = open_relay((host, rendezvous.jax_port), on_end=lambda: watchdog.lose(0, CLOSED))
-    _initialize(jax_port, place)
-    return Hosts(place.process_id, place.num_processes, heartbeat, watchdog)
+    _initialize(jax_port, process)
+    return Hosts(process.process_id, process.num_processes, heartbeat, watchdog)
 
 
-def _initialize(jax_port: int, place: cluster.ClusterProcess) -> None:
-    """Initialize `jax.distributed` with its own detection of lost processes disabled."""
+def _initialize(jax_port: int, process: cluster.ClusterProcess) -> None:
+    """Initialize `jax.distributed` with its detection of lost processes disabled."""
     jax.config.update("jax_enable_preemption_service", False)  # it would install its own SIGTERM handler
     jax.config.update("jax_check_proxy_envs", False)  # suppresses a warning about proxies, which are set below
     os.environ["no_grpc_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), "127.0.0.1"]))
     jax.distributed.initialize(
         f"127.0.0.1:{jax_port}",
-        place.num_processes,
-        place.process_id,
-        local_device_ids=place.local_device_ids,
+        process.num_processes,
+        process.process_id,
+        local_device_ids=process.local_device_ids,
         cluster_detection_method="deactivate",
         heartbeat_timeout_seconds=NO_TIMEOUT,
         shutdown_timeout_seconds=NO_TIMEOUT,
@@ -264,7 +266,7 @@ def _initialize(jax_port: int, place: cluster.ClusterProcess) -> None:
 
 
 def _shut_down(exit_code: int) -> None:
-    """Close JAX's connections, at the same time as the other processes; do not wait for one that dies meanwhile."""
+    """Shut down `jax.distributed` in all processes; exit if another process does not respond in time."""
     timer = _exit_after(SHUTDOWN_SECONDS, exit_code)
     jax.distributed.shutdown()
     timer.cancel()

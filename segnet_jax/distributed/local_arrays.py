@@ -1,4 +1,4 @@
-"""Call a function of arrays that span several processes with the arrays of this process."""
+"""Functions of global arrays, which span several processes, called with this process's local arrays."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +10,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 @dataclass(frozen=True)
 class OnLocalArrays:
-    """Call a function of global arrays with this process's local arrays, as `pmap` does; no data are copied.
+    """A function of global arrays, called like a `pmap` with this process's local arrays, without copying data.
 
     Attributes:
-      function: jitted, lowered or compiled.
+      function: jitted, lowered or compiled function.
       local_mesh: mesh of this process's devices.
       mesh: mesh of the devices of all processes.
-      in_specs: of each argument: empty if it is replicated; otherwise its leading axis is the devices.
-      out_specs: the same for each result.
+      in_specs: spec of each argument: empty if replicated, otherwise sharded along its leading axis.
+      out_specs: spec of each result, likewise.
     """
 
     function: Any

@@ -1,4 +1,4 @@
-"""A local TCP relay to another host whose local connection stays open when that host is lost.
+"""A TCP relay to another host that keeps its local connection open when that host is lost.
 
 JAX aborts in C++ as soon as its connection to process 0 breaks, before the watchdog can report the lost process, and no
 callback can prevent it (std::bad_cast in jaxlib 0.10 and 0.12). Behind the relay, JAX sees a silent connection instead.
@@ -12,22 +12,22 @@ from collections.abc import Callable
 
 from segnet_jax.system.errors import HostLost
 
-CONNECT_SECONDS = 60.0  # process 0 opens its port just after it has announced it
-LAST_NEWS_SECONDS = 1.0  # for the watchdog to receive the reason why process 0 ended
+CONNECT_SECONDS = 60.0  # process 0 announces its port just before opening it
+LAST_NEWS_SECONDS = 1.0  # for the watchdog to receive the reason for the end of process 0
 
 
 def open_relay(far_address: tuple[str, int], on_end: Callable[[], None]) -> int:
     """Connect to another host and open a local port that relays one connection to it.
 
     Args:
-      far_address: host and port.
-      on_end: called when the other host has closed the connection.
+      far_address: host and port to connect to.
+      on_end: called after the other host has closed the connection.
 
     Returns:
       The local port.
 
     Raises:
-      HostLost: If the host cannot be reached.
+      HostLost: If the other host cannot be reached.
     """
     far = _connect(far_address)
     far.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -49,9 +49,7 @@ def _connect(address: tuple[str, int]) -> socket.socket:
         except OSError as error:
             if time.monotonic() > deadline:
                 where = f"port {address[1]} of process 0 at {address[0]}"
-                raise HostLost(
-                    f"{where} cannot be reached ({error.strerror}): training needs all ports open between the hosts"
-                ) from None
+                raise HostLost(f"cannot reach {where} ({error.strerror}): open all ports between the hosts") from None
             time.sleep(0.05)
 
 

@@ -18,7 +18,7 @@ GREETING_SECONDS = 5.0  # for a new connection to identify itself: it may come f
 
 @dataclass(frozen=True)
 class Process:
-    """A process; its str() is its display name for messages."""
+    """A process of the training run; str() formats it for messages."""
 
     number: int
     host: str = field(default_factory=socket.gethostname)
@@ -34,15 +34,15 @@ class Link:
     def __init__(self, connection: socket.socket):
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket, self._sending = connection, threading.Lock()
-        self._rest, self._early = b"", []  # an incomplete line, and messages received together with an answer
+        self._rest, self._early = b"", []  # an incomplete line; messages received together with an answer
 
     def send(self, *message) -> None:
-        """Send a message; a closed connection is noticed by the receiver, not here."""
+        """Send a message, ignoring errors: `receive` detects a closed connection."""
         with self._sending, contextlib.suppress(OSError):
             self.socket.sendall(json.dumps(message).encode() + b"\n")
 
     def receive(self) -> list[list] | None:
-        """Return the received messages, possibly none, or None if the other end has closed or does not send JSON."""
+        """Return new messages, possibly none, or None if the other end has closed or does not send JSON."""
         try:
             data = self.socket.recv(1 << 16)
             *lines, self._rest = (self._rest + data).split(b"\n")
@@ -78,7 +78,7 @@ class Rendezvous:
 
     Attributes:
       processes: all processes, by number.
-      links: connections by process number: from process 0 to all others, from the others to process 0.
+      links: connections by process number: process 0 has one to every other process, the others only one to process 0.
       jax_port: port at which process 0 will run JAX's coordinator.
     """
 
@@ -117,7 +117,7 @@ def accept_all(port: int, me: Process, num_processes: int, jax_port: int, second
                         link.dismiss("refused", refusal)
                         continue
                     process = Process(number, host, pid)
-                    if number in links:  # restarted after it died, or two processes have the same number
+                    if number in links:  # restarted after a crash, or two processes have the same number
                         links[number].dismiss("refused", f"{process} has the same number: set another --process-id")
                     processes[number], links[number] = process, link
                 case _:
@@ -158,14 +158,14 @@ def contact(address: tuple[str, int], me: Process, num_processes: int, seconds: 
 
 
 def list_processes(numbers: list[int]) -> str:
-    """Return process numbers for a message: the first ten, and how many more there are."""
+    """Format the first ten process numbers and the count of the others for a message."""
     more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
     return f"process{'es' * (len(numbers) > 1)} {', '.join(map(str, numbers[:10]))}{more}"
 
 
 def _listen(port: int) -> socket.socket:
     if socket.has_dualstack_ipv6():
-        with contextlib.suppress(OSError):  # IPv6 may be compiled in and switched off
+        with contextlib.suppress(OSError):  # IPv6 may be compiled in but disabled
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
     return socket.create_server(("", port), backlog=1024)
 
@@ -173,9 +173,7 @@ def _listen(port: int) -> socket.socket:
 def _refusal(number: int, count: int, num_processes: int) -> str:
     """Return the reason to refuse a process, or "" to accept it."""
     if count != num_processes:
-        return (
-            f"--num-processes is {num_processes} in process 0, but {count} in process {number}: use one value for all"
-        )
+        return f"--num-processes is {num_processes} in process 0, but {count} in process {number}: set the same value"
     if not 0 < number < num_processes:
         return f"process id {number} is out of range 1..{num_processes - 1}"
     return ""

@@ -14,15 +14,15 @@ from collections.abc import Callable
 from segnet_jax.distributed.rendezvous import Process, Rendezvous
 from segnet_jax.system.errors import HostLost
 
-LAST_WORDS_SECONDS = 5  # limit of `last_words`
-CLOSED = "its connection is closed, it died or was killed"
+LAST_WORDS_SECONDS = 5  # time limit of `last_words`
+CLOSED = "its connection is closed because it died or was killed"
 RESTART = "start the same command again on all hosts: it resumes from the newest checkpoint"
 
 
 class Watchdog:
     """A thread that detects a lost or stuck process and then ends this one with exit code 8.
 
-    It ends the process itself, because the main thread may be waiting in a collective forever.
+    The thread must end the process, because the main thread may be waiting in a collective forever.
 
     Args:
       me: this process.
@@ -31,17 +31,16 @@ class Watchdog:
 
     Attributes:
       processes: all processes, by number.
-      last_words: called with the message before this process ends because another is lost, for LAST_WORDS_SECONDS at
-        most.
-      all_leave: set once every process has announced that it leaves.
-      stop: once a process has requested a stop: the first step call that is not made, and the exit code.
+      last_words: called with the message, for at most LAST_WORDS_SECONDS, before exiting because a process is lost.
+      all_leave: set when every process has announced that it leaves.
+      stop: the first step call to skip and the exit code, or None until a process requests a stop.
     """
 
     def __init__(self, me: Process, rendezvous: Rendezvous, heartbeat: float):
         self._me, self.processes, self._links = me, rendezvous.processes, dict(rendezvous.links)
         self._heartbeat, self._beat = heartbeat, min(1.0, heartbeat / 4)
         self._heard = dict.fromkeys(self._links, time.monotonic())
-        self._leaving: dict[int, tuple[str, float]] = {}  # process number -> its reason to leave, and when announced
+        self._leaving: dict[int, tuple[str, float]] = {}  # process number -> reason to leave, time of announcement
         self._lock, self._has_lost = threading.RLock(), False
         self.stop: tuple[int, int] | None = None
         self._values: dict[tuple[str, int], str] = {}  # received, not yet returned by `receive`
@@ -83,12 +82,12 @@ class Watchdog:
         return [process for process in self.processes if process.number not in self._leaving]
 
     def failed(self) -> list[str]:
-        """Return a text for each other process that leaves because of an error."""
+        """Return a message for each other process that leaves because of an error."""
         reasons = ((number, reason) for number, (reason, _) in sorted(self._leaving.items()) if reason)
         return [f"{self.processes[number]}: {reason}" for number, reason in reasons if number != self._me.number]
 
     def lose(self, number: int, why: str) -> None:
-        """End this process because another one is lost, unless it is ending because of an error already."""
+        """End this process because another one is lost, unless this one is already ending because of an error."""
         with self._lock:
             if self.all_leave.is_set() or self._reason(self._me.number) or self._has_lost:
                 return
@@ -152,14 +151,14 @@ class Watchdog:
         """End this process if another one is lost.
 
         Args:
-          before: time before the links were last read; with a later time, this process would declare the others lost
-            after it was itself suspended.
+          before: time before the links were last read; a later time would make a process that was suspended declare
+            the others lost.
         """
         for number, heard in list(self._heard.items()):
             if before - heard > self._heartbeat:
                 self.lose(number, f"no heartbeat for {self._heartbeat:g} s")
         for number, (reason, when) in list(self._leaving.items()):
-            if reason and before - when > self._heartbeat:  # not an error of all: this process would have left too
+            if reason and before - when > self._heartbeat:  # not an error in all processes: this one would have left
                 self.lose(number, CLOSED)
 
     def _reason(self, number: int) -> str:

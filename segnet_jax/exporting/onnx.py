@@ -1,9 +1,9 @@
 """Export of the network as an ONNX graph, built node by node.
 
-Hardly any runtime implements MaxUnpool, so unpooling is built from other operators: SpaceToDepth lays the four cells of
-a window side by side, Greater and Where select the first maximum, and Where and DepthToSpace put a value back there.
+Hardly any runtime implements MaxUnpool, so unpooling is built from other operators: SpaceToDepth moves the four cells
+of a window into channels, Greater and Where select the first maximum, and Where and DepthToSpace put values back there.
 
-A graph takes images of any size, or, for OpenCV's dnn module and others that compute no shapes at run time, of one.
+A graph takes images of any size, or of one size for runtimes without dynamic shapes, such as OpenCV's dnn module.
 """
 
 import pathlib
@@ -80,7 +80,7 @@ prediction, logits = network.run(None, {{"images": images}})  # {subject.images}
  each way"""
 
 
-# --- the network; maps are [B,C,H,W] here ---
+# --- the network; feature maps are [B,C,H,W] ---
 
 
 def _normalize(graph: "_Graph", images: str, preprocessing: Preprocessing) -> str:
@@ -185,7 +185,7 @@ def _unpool(graph: "_Graph", x: str, choices: list[str], size: _Size, pooling: s
 
 
 def _upsample(graph: "_Graph", x: str, layer: dict[str, Any] | None, size: _Size, pooling: str, name: str) -> str:
-    """Upsample as `nn.upsampling`, bilinearly or by the kernel of `layer`, to the size before pooling."""
+    """Upsample as in `nn.upsampling`, bilinearly or with the kernel of `layer`, to the size before pooling."""
     if layer is None:
         scales = graph.constant(f"{name}_scales", np.float32([1, 1, 2, 2]))
         x = graph.add("Resize", [x, "", scales], name, mode="linear", coordinate_transformation_mode="half_pixel")
@@ -206,7 +206,7 @@ _FLOAT, _UINT8, _UINT16 = 1, 2, 4  # onnx.TensorProto.FLOAT, UINT8 and UINT16
 
 
 class _Graph:
-    """Nodes and constants in the order added; values are referred to by name.
+    """Nodes and constants in insertion order; values are identified by name.
 
     Args:
       size: height and width of the images; None for any.
@@ -264,7 +264,7 @@ class _Graph:
         return x if even == size else self.crop(x, even, name)
 
     def pad_odd(self, x: str, size: _Size, value: float | None, name: str) -> str:
-        """Append a row or column where `size` is odd: of a value, or for None of the last one."""
+        """Append a row or column where `size` is odd, filled with `value`; None repeats the last one."""
         if isinstance(size, str):
             odd = self.add("Mod", [size, self.two], f"{name}_odd")
             by = self.add("Concat", [self.six_zeros, odd], f"{name}_by", axis=0)  # starts, and ends of B, C

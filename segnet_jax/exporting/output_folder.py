@@ -1,4 +1,4 @@
-"""The folder that `export` writes to: only what was exported there before is overwritten."""
+"""The output folder of `export`, in which only earlier exports are overwritten."""
 
 import contextlib
 import os
@@ -17,7 +17,7 @@ def read_earlier_report(out: pathlib.Path, names: Sequence[str], overwrite: bool
     """Return the folder's report of earlier exports, after checking that only files listed in it are overwritten.
 
     Raises:
-      UserError: If a file exists and is not to be overwritten, or was not exported here.
+      UserError: If a file exists and `overwrite` is false, or it was not exported here.
     """
     existing = [name for name in names if os.path.lexists(out / name)]
     if existing and not overwrite:
@@ -35,7 +35,7 @@ def read_earlier_report(out: pathlib.Path, names: Sequence[str], overwrite: bool
     files = [file for name in existing for file in _files_below(out, name)]
     if foreign := [file for file in files if known.get(file) != _checksum(out, file)]:
         raise UserError(
-            f"{out} contains {listed(foreign)}, which differs from what was exported there and is not overwritten; "
+            f"{out} contains {listed(foreign)}, which differs from the files exported there and is not overwritten; "
             "move it away, or choose another folder with --out"
         )
     return report
@@ -69,7 +69,7 @@ def make_folder(out: pathlib.Path) -> pathlib.Path:
 
 
 def move(path: pathlib.Path, target: pathlib.Path) -> None:
-    """Move an export to its final path, replacing what is there; a folder is moved away first."""
+    """Move an export to its final path, replacing an earlier one; an existing folder is moved away first."""
     if target.is_dir() and not target.is_symlink():
         target.rename(path.with_name(f"old-{path.name}"))  # deleted with the temporary folder
     os.replace(path, target)
@@ -77,7 +77,7 @@ def move(path: pathlib.Path, target: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def explain_disk_errors(out: pathlib.Path) -> Iterator[None]:
-    """Turn disk failures into errors of one line."""
+    """Turn disk failures into one-line errors."""
     try:
         yield
     except (UserError, ExitError):

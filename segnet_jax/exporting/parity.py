@@ -1,9 +1,9 @@
 """Pixelwise comparison of an exported network with the original.
 
 Two programs that sum in different orders differ by rounding. Where two values of a pooling window are equal up to
-rounding, each program may find the maximum in another cell, and unpooling puts it elsewhere: logits nearby then differ
-by more than rounding, between any two implementations of SegNet. So the fraction of differing pixels is bounded here,
-not the largest difference.
+rounding, the programs may choose different cells as the maximum, and unpooling puts it elsewhere: nearby logits then
+differ by more than rounding, between any two implementations of SegNet. Therefore the fraction of differing pixels is
+bounded, not the largest difference.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -75,7 +75,7 @@ def compare(
       One result for each of `exported`, in order.
 
     Raises:
-      ValueError: If an exported network gives other shapes or dtypes.
+      ValueError: If an exported network returns other shapes or dtypes.
     """
     tallies = [_Tally(batch) for _ in exported]
     for together in _batches(images, batch):

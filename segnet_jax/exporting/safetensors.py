@@ -11,7 +11,7 @@ import numpy as np
 from segnet_jax.exporting.parity import PredictFn
 from segnet_jax.exporting.subject import ExportedNetwork
 
-_PARTS = {  # in Flax -> in PyTorch
+_PARTS = {  # Flax name -> PyTorch name
     ("params", "kernel"): "weight",
     ("params", "scale"): "weight",
     ("params", "bias"): "bias",

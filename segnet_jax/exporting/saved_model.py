@@ -1,4 +1,4 @@
-"""Export of the network as a TensorFlow SavedModel, by jax2tf with native serialization (StableHLO)."""
+"""Export of the network as a TensorFlow SavedModel, using jax2tf with native serialization (StableHLO)."""
 
 import contextlib
 import os
@@ -46,10 +46,10 @@ def _write(subject: ExportedNetwork, path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def _temporary_files_in(folder: pathlib.Path) -> Iterator[None]:
-    """Make TensorFlow and Keras, from their import on, write to the export's folder and to no other.
+    """Make TensorFlow and Keras, including their imports, write only to the export's folder.
 
-    Python's `tempfile` tries out the system's temporary folder when it is first asked for one, TensorFlow writes
-    generated code there, and Keras its settings to the home folder.
+    Otherwise Python's `tempfile` tests the system's temporary folder on first use, TensorFlow writes generated code
+    there, and Keras writes its settings to the home folder.
     """
     before, home = tempfile.tempdir, os.environ.get("KERAS_HOME")
     tempfile.tempdir = str(folder)
@@ -83,7 +83,7 @@ def read(subject: ExportedNetwork, path: pathlib.Path) -> PredictFn:
             if "deserialize" not in str(error):
                 raise
             raise UserError(
-                f"TensorFlow {tf.__version__} cannot read what jax {jax.__version__} writes: --format saved-model "
+                f"TensorFlow {tf.__version__} cannot read programs of jax {jax.__version__}: --format saved-model "
                 "needs a newer TensorFlow, or an older jax (0.10 with TensorFlow 2.21)"
             ) from None
         return outputs["prediction"].numpy(), outputs["logits"].numpy()

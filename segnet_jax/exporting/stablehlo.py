@@ -42,7 +42,7 @@ def warranty() -> str:
     """Return a sentence stating which JAX versions can read a file written now."""
     return (
         f"written by jax {jax.__version__}; JAX guarantees that versions of the next {MONTHS_READABLE} months and of "
-        f"the last {WEEKS_BEFORE} weeks read it; for others, export the run again"
+        f"the last {WEEKS_BEFORE} weeks can read it; for other versions, export the run again"
     )
 
 

@@ -26,7 +26,7 @@ class ExportedNetwork:
       trained: "params" and "batch_stats" of the model as trained, before folding.
       preprocessing: image preprocessing.
       about: metadata of the files, JSON-serializable.
-      size: height and width of the images, one at a time, for an ONNX file of fixed size; None for any.
+      size: height and width of the single image that an ONNX file of fixed size takes; None for any size.
       pixels: format of the images' pixels.
     """
 
@@ -45,30 +45,30 @@ class ExportedNetwork:
 
     @property
     def shape(self) -> str:
-        """Symbolic shape of the images, as `jax.export` takes it."""
+        """Symbolic shape of the images, for `jax.export`."""
         return f"batch, height, width, {self.pixels.channels}"
 
     @property
     def images(self) -> str:
-        """The images, in words for comments in code."""
+        """Description of the images, for comments in code."""
         rgb = " RGB" if self.pixels == RGB else ""
         return f"{self.pixels.dtype} [B,H,W,{self.pixels.channels}]{rgb}"
 
     @property
     def constraints(self) -> tuple[str, ...]:
-        """Constraints on that shape, as `jax.export` takes them."""
+        """Constraints on `shape`, for `jax.export`."""
         return tuple(f"{name} >= {self.smallest}" for name in ("height", "width"))
 
     @property
     def metadata(self) -> dict[str, str]:
-        """`about` with values as ASCII JSON, as some formats store only text."""
+        """`about` with values as ASCII JSON, because some formats store only text."""
         return {name: each if isinstance(each, str) else json.dumps(each) for name, each in self.about.items()}
 
     def predict(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Apply the network to export: a pure function with the weights as constants.
 
         Args:
-          images: as `pixels` says, [B,H,W,C].
+          images: [B,H,W,C], in the format of `pixels`.
 
         Returns:
           prediction uint8 [B,H,W] and logits float32 [B,H,W,C].
@@ -99,7 +99,7 @@ _FITS = {
 
 
 def describe_images(height: int, width: int, fit: str) -> dict[str, Any]:
-    """Return the size that training images had, and how they were brought to it, for the metadata of an export."""
+    """Return the size of training images and how they were resized to it, for an export's metadata."""
     note = (
         f"trained on images of {height}x{width} (height x width), {_FITS[fit]}: the file takes any size, but reaches "
         "the scores of the run only on images that are resized in the same way"

@@ -12,7 +12,7 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.nearest import nearest_hint
 
 TTA = Literal["none", "flip"]
-"""Test-time augmentation by flipping; scales are given separately."""
+"""Test-time augmentation by flipping; scales are a separate setting."""
 
 MIN_SCALE, MAX_SCALE, MAX_SCALES = 0.25, 4.0, 16
 
@@ -65,7 +65,7 @@ class Views:
 class AveragedNetwork(Network):
     """Networks whose probabilities are averaged over all views of an image.
 
-    The attributes of `Network` are those of the first member, except for `variables`: a tuple of those of all members.
+    The attributes of `Network` are those of the first member, except `variables`, a tuple of all members' variables.
 
     Attributes:
       members: the networks; they have the same classes and input size.
@@ -76,14 +76,14 @@ class AveragedNetwork(Network):
     views: Views = Views()
 
     def forward(self, variables: tuple, images: jax.Array, keys: jax.Array | None = None) -> jax.Array:
-        """Compute the mean prediction in the form of logits, float32 [B,H,W,C]: see `log_mean`.
+        """Compute the mean prediction as logits, float32 [B,H,W,C]; see `log_mean`.
 
         Args:
           variables: variables of each member.
           images: uint8 or float [B,H,W,3] RGB, 0..255.
           keys: must be None, as dropout samples are not averaged over views.
         """
-        assert keys is None, "dropout samples and averages of views exclude each other"
+        assert keys is None, "dropout samples and averages of views are mutually exclusive"
         return log_mean(
             [
                 logits
@@ -94,7 +94,7 @@ class AveragedNetwork(Network):
 
 
 def average(members: Sequence[Network], views: Views) -> Network:
-    """Return a network that averages over members and views; the only member itself if there is nothing to average."""
+    """Return a network that averages over members and views, or the only member if there is nothing to average."""
     first = members[0]
     if len(members) == 1 and views.is_off:
         return first
@@ -106,8 +106,8 @@ def average(members: Sequence[Network], views: Views) -> Network:
 def log_mean(views: Sequence[jax.Array]) -> jax.Array:
     """Return the logits whose softmax is the mean of the softmax of several logits, float32 [...,C] each.
 
-    Logits are determined up to a constant per pixel. The first ones are kept and corrected by the logarithm of the mean
-    of p_i / p_1, which is exactly 0 where all are equal: an average of equal logits is these logits, bit for bit.
+    Logits are determined up to a constant per pixel. The result is the first logits plus the logarithm of the mean of
+    p_i / p_1, which is exactly 0 where all are equal: the average of equal logits is bit-identical to them.
     """
     if len(views) == 1:
         return views[0]
@@ -118,7 +118,7 @@ def log_mean(views: Sequence[jax.Array]) -> jax.Array:
 
 
 def _logits_of_views(network: Network, variables: Any, images: jax.Array, views: Views) -> list[jax.Array]:
-    """Return the logits of each view, float32 [B,H,W,C], brought back to the image's orientation and size."""
+    """Return the logits of each view, float32 [B,H,W,C], flipped and resized back to the image."""
     size, found = images.shape[1:3], []
     for scale in views.scales:
         scaled = images

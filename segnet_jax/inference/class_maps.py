@@ -26,10 +26,10 @@ def bilinear_taps(length: int, part: slice, rounded: int) -> tuple[np.ndarray, n
 
 
 def classify_resized(_variables, inputs, _store, *, num_classes, temperature=1.0):
-    """Resize logits to each image's size and return class ids and confidence there, strip by strip.
+    """Resize logits to each image's size strip by strip, and return class ids and confidence.
 
-    Uncertainty maps (values from 0 to 1) in the channels after the logits are resized and returned too. The temperature
-    divides the logits for the confidence; it does not change the class ids.
+    Channels after the logits are uncertainty maps (0 to 1), which are also resized and returned. The temperature
+    divides the logits for the confidence only; it does not change the class ids.
     """
 
     def one(inputs):
@@ -45,7 +45,7 @@ def classify_resized(_variables, inputs, _store, *, num_classes, temperature=1.0
             maps = (confidence, *jnp.moveaxis(uncertainty, -1, 0))
             return pixels.argmax(axis=-1).astype(jnp.uint8), *(jnp.round(255 * each).astype(jnp.uint8) for each in maps)
 
-        height = _STRIP  # lower for very wide images, whose strips would take hundreds of megabytes
+        height = _STRIP  # lower for very wide images, whose strips would need hundreds of megabytes
         while height > 1 and height * columns.shape[1] > _STRIP_PIXELS:
             height //= 2
         strips = rows.reshape(2, -1, height).swapaxes(0, 1), row_weights.reshape(-1, height)

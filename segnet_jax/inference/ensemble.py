@@ -35,20 +35,20 @@ def open_others(
     """Restore the networks of other runs.
 
     Args:
-      first: name and network of the first run, which the others must fit.
-      runs: names of the others: run folders, exported folders, or repositories.
-      here: fields that replace those of each run's config.
+      first: name and network of the first run, which the others must match.
+      runs: names of the other runs: run folders, exported folders, or repositories.
+      here: fields to override in each run's config.
       form: `network.folded` or `network.unfolded`.
-      checkpoint: checkpoint to load of each.
+      checkpoint: checkpoint to load from each run.
       devices: devices on which the variables are placed.
       precision: dtype of activations; not "auto".
-      use_ema: use the EMA of the variables where there is one.
-      batch_norm: BatchNorm statistics to use; "run": those that each run's config chooses.
-      own: network given from Python, for the runs that were trained with one.
+      use_ema: whether to use averaged (EMA or SWA) variables where a run has them.
+      batch_norm: BatchNorm statistics to use; "run": as in each run's config.
+      own: custom network, for the runs that were trained with one.
 
     Raises:
-      UserError: If a run does not exist, has no such checkpoint, or does not fit the first; or no run needs the network
-        given from Python.
+      UserError: If a run does not exist, has no such checkpoint, or does not match the first; or if none of the runs
+        needs the network in `own`.
       NoCheckpoint: If no checkpoint of a run is intact.
     """
     folders = list(map(local_folder, runs))
@@ -83,11 +83,11 @@ def check_members(runs: Sequence[str], networks: Sequence[Network]) -> None:
             if not difference and ours != theirs:
                 difference = f"{option_of(name)} is {_text(ours)} in the first and {_text(theirs)} in the second"
         if difference:
-            raise UserError(f"{runs[0]} and {run} cannot be averaged: {difference}; name runs of one dataset and size")
+            raise UserError(f"{runs[0]} and {run} cannot be averaged: {difference}; use runs of one dataset and size")
 
 
 def warn_of_other_splits(runs: Sequence[str], networks: Sequence[Network]) -> None:
-    """Warn of runs whose training images may be among the images that the first run validates on."""
+    """Warn of runs whose training images may include validation images of the first run."""
     first = networks[0]
     for run, other in zip(runs[1:], networks[1:], strict=True):
         ours, theirs = first.data.get("train"), other.data.get("train")
@@ -101,7 +101,7 @@ def warn_of_other_splits(runs: Sequence[str], networks: Sequence[Network]) -> No
 
 
 def _difference_of_classes(ours: Sequence[str], theirs: Sequence[str]) -> str:
-    """Return how two class tables differ, or ""."""
+    """Describe the first difference between two class tables; "" if they are equal."""
     if len(ours) != len(theirs):
         return f"the first has {len(ours)} classes, the second {len(theirs)}"
     for class_id, (one, other) in enumerate(zip(ours, theirs, strict=True)):

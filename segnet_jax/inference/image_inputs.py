@@ -1,4 +1,4 @@
-"""Images as the Python API takes them: paths, Pillow images and arrays."""
+"""Image inputs of the Python API: paths, Pillow images and arrays."""
 
 import pathlib
 from collections.abc import Sequence
@@ -23,17 +23,17 @@ def is_single(images: Any) -> bool:
 
 
 def as_array(image: ImageLike, exif: Exif, image_range: tuple[int, int], pixels: Pixels = RGB) -> np.ndarray:
-    """Return an image as uint8 [H,W,3] RGB, or with the given pixels, which an image must then have.
+    """Return an image as uint8 [H,W,3] RGB; with other `pixels`, the image must already have that format.
 
     Args:
       image: a path, read with the run's options; a Pillow image of 8 bits per channel in any mode, whose alpha channel
         is dropped; or an array [H,W,3] RGB or [H,W] gray, uint8 0..255 or float 0..1.
-      exif: how an EXIF rotation of a file is treated.
+      exif: how to treat an EXIF rotation of a file.
       image_range: values of black and white in 16-bit files; (0, 0) refuses them.
       pixels: format of the network's images.
 
     Raises:
-      ValueError: If it is none of these.
+      ValueError: If the image is none of these.
       UserError: If a file cannot be read.
     """
     if isinstance(image, str | pathlib.Path):
@@ -69,7 +69,7 @@ def split_images(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
     """Return a list of single images.
 
     Raises:
-      ValueError: If there is none.
+      ValueError: If there is no image.
     """
     found = [images] if is_single(images) else list(images)
     if not found:

@@ -1,4 +1,4 @@
-"""Load a trained network from a run folder: `segnet_jax.load`, and the same for the commands."""
+"""The trained network that `segnet_jax.load` and the commands use."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ class Network:
       classes: class names and colors, in the order of the class ids.
       config: config of the run.
       step: training step of the checkpoint.
-      data: fingerprints of the dataset that it was trained on, by split; {} if they are unknown.
+      data: split -> fingerprint of the training dataset; {} if unknown.
     """
 
     model: SegNet
@@ -55,7 +55,7 @@ class Network:
 
         Args:
           variables: variables of the model.
-          images: uint8 or float [B,H,W,3] RGB, 0..255; or as `pixels` says.
+          images: uint8 or float [B,H,W,3] RGB, 0..255, or in the format of `pixels`.
           keys: dropout keys, one per image, [B]; None disables dropout.
 
         Returns:
@@ -67,13 +67,13 @@ class Network:
     def logits(self, images: np.ndarray) -> jax.Array:
         """Return logits, float32 [B,H,W,C], of images uint8 [B,H,W,3] or [H,W,3]; compiled once per shape.
 
-        Images of other channels than RGB are as `pixels` says.
+        Images that are not RGB have the format of `pixels`.
         """
         return self._logits(self.variables, _as_batch(images, self.pixels))
 
     @property
     def pixels(self) -> Pixels:
-        """Format of the pixels of the network's images."""
+        """Pixel format of the network's images."""
         return Pixels(self.config.channels, int(self.config.image_bits))
 
     @cached_property

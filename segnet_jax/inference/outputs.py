@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelScoring:
-    """The options for reading labels and scoring predictions.
+    """Options for reading labels and scoring predictions.
 
     Attributes:
       rule: label rule of the run.
@@ -72,7 +72,7 @@ class LabelScoring:
         return label
 
     def confusion(self, label: np.ndarray, prediction: Prediction, num_classes: int) -> np.ndarray:
-        """Count the confusion matrix, int64 [C,C], at the training size if the network's input had it."""
+        """Compute the confusion matrix, int64 [C,C], at the training size if that was the network's input size."""
         if prediction.trained_ids is None:
             return count_confusion(label, prediction.class_ids, num_classes)
         fitted = fit_label(label, self.sizing.trained, self.sizing.fit)
@@ -80,14 +80,14 @@ class LabelScoring:
 
 
 def exif_for(source: Source, label: pathlib.Path | None, exif: Exif) -> Exif:
-    """Return how to read an image's EXIF rotation: as the run does, or upright if the run does not state it."""
+    """Return how to read an image's EXIF rotation: as in the run, or upright if the run does not state it."""
     if exif == "ignore" or label is None:
         return "ignore" if exif == "ignore" else "apply"
     return exif_for_pair(source.path, label, "apply" if exif == "refuse" else exif)
 
 
 def find_labels(sources: Sequence[Source], folder: str, suffix: str) -> dict[Source, pathlib.Path]:
-    """Find the labels of images in a folder, with the naming rules of dataset folders.
+    """Find the labels of images in a folder, by the naming rules of dataset folders.
 
     Args:
       sources: inputs of `predict`.
@@ -150,13 +150,13 @@ class Outputs:
     Attributes:
       folder: output folder.
       classes: class names and colors.
-      write: calls a function that writes, and reports a full disk.
+      write: calls a function that writes files, and reports a full disk.
       key: whether to draw a class key below overlays.
       confidence: whether to write confidence maps.
       uncertainty: whether to write the uncertainty maps of dropout samples.
       frames: whether to write the class ids of each video frame.
       labels: label file of each source that has one.
-      scoring: how to read and score the labels; None without labels.
+      scoring: options for reading and scoring the labels; None without labels.
       reading: read options of the run.
       max_pixels: maximum number of pixels of an image.
     """
@@ -240,7 +240,7 @@ class Outputs:
     def row(
         self, source: Source, size: tuple[int, int], suffixes: Sequence[str], counts: np.ndarray, confidence: float
     ) -> dict[str, Any]:
-        """Return an input's row of the summary; `confidence` is the mean, 0..255."""
+        """Return an input's row of the summary; `confidence` is its mean, 0..255."""
         fractions = zip(self.classes.names, (counts / counts.sum()).tolist(), strict=True)
         return {
             "input": source.display_name,

@@ -61,7 +61,7 @@ def segment_all(
 def _segment_images(
     sources: Sequence[Source], predictor: Predictor, outputs: Outputs, stop: Stop
 ) -> Iterator[tuple[Source, PredictionEntry | UserError]]:
-    """Segment images in batches of equal network input size, and yield each when it is written."""
+    """Segment images in batches of equal network input size, and yield each image once its outputs are written."""
     groups: dict[tuple[int, ...], list[tuple[Source, PreparedImage]]] = {}  # waiting, by input size and size class
     writing: deque[tuple[Source, int, Future[PredictionEntry]]] = deque()  # with the image's number of pixels
     max_waiting = 2 * predictor.batch_size  # images held in memory at each stage
@@ -102,12 +102,12 @@ def _segment_images(
 
 
 def _size_class(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return the size class of an image: the sides of images in one class are within a factor of two.
+    """Return the size class of an image: sides up to 512 pixels, or within a factor of two, are in one class.
 
     The outputs of a batch are padded to a common size, which would be too large for a wide and a tall image together.
     """
     height, width = (math.ceil(math.log2(side)) for side in shape[:2])
-    return max(height, 9), max(width, 9)  # one class up to 512 pixels
+    return max(height, 9), max(width, 9)  # 2**9 = 512 pixels
 
 
 def _pixels_in(group: list[tuple[Source, PreparedImage]]) -> int:
@@ -135,7 +135,7 @@ def _read(
 
 
 def _segment_video(source: Source, predictor: Predictor, outputs: Outputs, stop: Stop) -> PredictionEntry:
-    """Segment a video frame by frame; a failure or stop leaves no video, only frames written before.
+    """Segment a video frame by frame; after a failure or stop, only frames already written remain.
 
     Raises:
       UserError: If the video cannot be read.

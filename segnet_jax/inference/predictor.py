@@ -31,11 +31,11 @@ class Prediction:
     Attributes:
       class_ids: predicted classes, uint8 [H,W].
       confidence: probability of the predicted class, uint8 [H,W], 0..255 for 0..1.
-      milliseconds: device time per image of its batch; for tiles, the time of the whole image including the host's
-        work. Without compilation.
+      milliseconds: device time per image of the batch, without compilation; for tiles, the time of the whole image,
+        including host work.
       uncertainty: uncertainty maps of dropout samples by name, uint8 [H,W], 255 for the largest possible value; empty
         without samples.
-      trained_ids: predicted classes at the training size, as `evaluate` scores them, uint8 [h,w]; None if the network's
+      trained_ids: predicted classes at the training size, as scored by `evaluate`, uint8 [h,w]; None if the network's
         input had another size or no scores are needed.
     """
 
@@ -49,7 +49,7 @@ class Prediction:
 Size = tuple[int, int] | Literal["trained", "native"]
 """Network input size of an image: the training size, the image's native size, or a height and width.
 
-"trained" resizes as in training, with letterbox padding; only "crop" cuts nothing off, as every pixel is segmented.
+"trained" resizes as in training, with letterbox padding, except that "crop" does not crop: every pixel is segmented.
 """
 
 
@@ -60,8 +60,8 @@ class Sizing:
     Attributes:
       size: see `Size`.
       trained: height and width of training images.
-      fit: how training images were brought to that size.
-      multiple: downsampling factor of all poolings together.
+      fit: how training images were resized to that size.
+      multiple: total downsampling factor of the network.
       tile: height and width of tiles at native size; None for whole images.
       overlap: minimum overlap of neighboring tiles, pixels.
     """
@@ -114,7 +114,7 @@ class Sizing:
 
 
 class PreparedImage(NamedTuple):
-    """An image, uint8 or uint16 [H,W,C], and the network's input made from it, [h,w,C]."""
+    """An image, uint8 or uint16 [H,W,C], and the network input prepared from it, [h,w,C]."""
 
     image: np.ndarray
     input: np.ndarray
@@ -126,10 +126,10 @@ class Predictor:
     Args:
       network: the network.
       devices: devices of this process.
-      batch_size_per_device: images per device; smaller batches are padded to it, to avoid compiling again.
-      sizing: how to choose the network input size.
+      batch_size_per_device: images per device; smaller batches are padded to it, to avoid recompilation.
+      sizing: choice of the network input size.
       num_samples: number of dropout samples whose mean is predicted; 0 for no sampling.
-      scores: whether to return class ids at the training size too.
+      scores: whether to return class ids also at the training size.
       temperature: divides the logits for the confidence; does not change the class ids.
 
     Attributes:

@@ -36,10 +36,9 @@ class SampledScores:
       num_samples: T.
       confusion: confusion matrix of the mean prediction, int64 [C,C].
       plain_confusion: confusion matrix of the network without dropout, int64 [C,C].
-      counts: binned pixel counts of `count_in_bins` by name: the mean prediction by "confidence" and by each
-        uncertainty, the network without dropout by "plain_confidence" and "plain_entropy".
-      maps: image index -> "prediction", uint8 [H,W], and the uncertainty maps, uint8 [H,W], 255 for the largest
-        possible value.
+      counts: name -> pixel counts of `count_in_bins`: "confidence" and each uncertainty for the mean prediction,
+        "plain_confidence" and "plain_entropy" for the network without dropout.
+      maps: image index -> "prediction" and the uncertainty maps, uint8 [H,W]; 255 is the largest possible uncertainty.
     """
 
     num_samples: int
@@ -112,7 +111,7 @@ def score_samples(
       samples: samples of the split.
       shard: this process's shard of each batch; does not affect the scores.
       devices: devices to compute on.
-      num_samples: T, drawn for an image in one call.
+      num_samples: T, all drawn for an image in one call.
       seed: random seed of dropout.
     """
     num_records, wanted = len(samples), evenly_spaced(NUM_PICTURES, len(samples))
@@ -144,7 +143,7 @@ def score_samples(
 
 
 def _score(variables, inputs, store, *, make_batch, forward, num_classes, num_samples, seed):
-    """Count and map one batch on one device."""
+    """Compute the sums and maps of one batch on one device."""
     batch = lax.optimization_barrier(make_batch(inputs["batch"], store))
     image, label = batch["image"], batch["label"]
     plain = jax.nn.softmax(forward(variables, image), axis=-1)

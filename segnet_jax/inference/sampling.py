@@ -64,7 +64,7 @@ def sample(apply: Callable[[jax.Array, jax.Array], jax.Array], images: jax.Array
 def sampled_maps(
     apply: Callable[[jax.Array, jax.Array], jax.Array], images: jax.Array, num_samples: int, num_classes: int
 ) -> jax.Array:
-    """Return the mean prediction of dropout samples in the form of logits, and its uncertainty.
+    """Return the mean prediction of dropout samples as logits, and its uncertainty.
 
     Args:
       apply: see `sample`.
@@ -73,7 +73,7 @@ def sampled_maps(
       num_classes: C.
 
     Returns:
-      float32 [B,H,W,C+3]: the logarithms of the mean probabilities, and each of `UNCERTAINTIES`, 0 to 1.
+      The logarithms of the mean probabilities, then each of `UNCERTAINTIES`, 0 to 1: float32 [B,H,W,C+3].
     """
     found = uncertainty(sample(apply, images, image_keys(0, jnp.zeros(len(images), jnp.int32), num_samples)))
     logits = jnp.log(jnp.maximum(found.mean, jnp.finfo(jnp.float32).tiny))

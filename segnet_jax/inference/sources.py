@@ -42,13 +42,13 @@ def find_sources(paths: Sequence[str]) -> list[Source]:
     """Find the inputs that paths refer to.
 
     Args:
-      paths: files, folders (whose own images and videos are used, not those of subfolders), and camera numbers.
+      paths: files, folders (of which images and videos are used, but not those in subfolders), and camera numbers.
 
     Raises:
       UserError: If no path is given, one does not exist, or one is neither image nor video.
     """
     if not paths:
-        raise UserError("nothing to predict; give images, folders of images, or videos after the run")
+        raise UserError("nothing to predict; add images, folders of images, or videos after the run")
     sources = [source for path in paths for source in _sources_of(path)]
     duplicates = [source.display_name for source, count in Counter(sources).items() if count > 1]
     if duplicates:
@@ -103,14 +103,14 @@ def _kind_of(path: pathlib.Path) -> Literal["image", "video"] | None:
 
 
 def _printable(stem: str) -> str:
-    """Replace the characters of a name that are not printable."""
+    """Replace the unprintable characters of a name."""
     return "".join(character if character.isprintable() else "_" for character in stem)
 
 
 def name_outputs(sources: Iterable[Source], suffixes: Callable[[Source], Sequence[str]]) -> list[Source]:
     """Give each source a unique output name, so that outputs do not overwrite each other.
 
-    The name is the input's without extension, with a number if it is taken: a.png and b/a.jpg become a and a-2.
+    The name is that of the input without extension, numbered if it is taken: a.png and b/a.jpg become a and a-2.
 
     Args:
       sources: inputs, in order.

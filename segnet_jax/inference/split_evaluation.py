@@ -1,4 +1,4 @@
-"""Evaluate a restored network on a split: whole images or tiles, one network or an average, with what goes with it."""
+"""Evaluate a restored network, or an average of networks, on the whole images or tiles of a split."""
 
 import dataclasses
 from collections.abc import Callable
@@ -29,17 +29,17 @@ from segnet_jax.training.restored import Restored
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvaluatedNetwork:
-    """A restored network, and the split that it is evaluated on.
+    """A restored network, and the split to evaluate it on.
 
     Attributes:
-      config: config of the run with the overrides of this evaluation.
+      config: config of the run, with this evaluation's overrides.
       devices: devices to compute on.
       dataset: dataset that the split belongs to.
       split: split to evaluate.
       restored: checkpoint with running BatchNorm statistics.
       others: other networks to average with.
       views: views of each image to average over.
-      sizing: with tiles, how to cut the images.
+      sizing: sizes of the tiles, if any.
     """
 
     config: Config
@@ -65,10 +65,10 @@ class SplitScores:
       evaluation: evaluation with the chosen BatchNorm statistics.
       boundary: boundary F1; None if it was not requested.
       confusions: confusion matrices, int64 [C,C], under "running" and, if recomputed, under "recompute".
-      by_image: confusion matrix of each image; None if there were too many to keep.
+      by_image: confusion matrix of each image; None if there were too many to store.
       sampled: scores of the dropout samples; None if they were not requested.
       temperature: fitted temperature; None if it was not requested.
-      seconds: time of the first evaluation without compilation, including waits for the boundary matching.
+      seconds: time of the first evaluation, without compilation but with waits for boundary matching.
     """
 
     evaluation: Evaluation
@@ -98,7 +98,7 @@ def evaluate_split(
       subject: the network and the split.
       samples: samples of the split at the training size; None with tiles, which read the images at their native size.
       boundary: whether to compute boundary F1.
-      num_samples: number of dropout samples to score too; 0 for none.
+      num_samples: number of dropout samples to score in addition; 0 for none.
       calibrates: whether to fit a temperature.
       recompute: function that returns precise BatchNorm statistics, with which the network is evaluated in addition.
     """
@@ -132,7 +132,7 @@ def evaluate_split(
 def _of_whole_images(
     subject: EvaluatedNetwork, source: Input, samples: CachedSplit, boundary: bool
 ) -> Callable[[dict[str, Any]], Scored]:
-    """Return a function of the network's variables that evaluates the split, compiled once."""
+    """Return a function that evaluates the split with the network's variables and is compiled only once."""
     config, restored, devices = subject.config, subject.restored, subject.devices
     settings = build.step_settings(
         config,

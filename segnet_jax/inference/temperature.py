@@ -1,4 +1,4 @@
-"""Calibrate a network's confidence by a temperature fitted on the validation split, and read it for `predict`."""
+"""Calibrate a network's confidence by a temperature fitted on the validation split, which `predict` reads."""
 
 import logging
 import math
@@ -41,7 +41,7 @@ _CONDITIONS = {
 
 @dataclass(frozen=True)
 class FittedTemperature:
-    """A fitted temperature, with the scores before (temperature 1) and after.
+    """A fitted temperature, and the scores before (temperature 1) and after fitting.
 
     Attributes:
       temperature: divides the logits.
@@ -81,7 +81,7 @@ def calibrate(network: Network, source: Input, devices: Devices) -> FittedTemper
     variables = replicate(network.variables, devices)
 
     def total(name: str, factors: np.ndarray) -> tuple[Any, np.ndarray]:
-        """Return the sums of a step over the split: those over devices, and those of each image."""
+        """Return a step's two sums over the split: its integer counts, and its per-image values."""
         state, sums, of_images = (variables, replicate(factors, devices)), [], 0.0
         for inputs in prefetch(source.inputs(), devices):
             counts, each = steps[name](state, inputs)
@@ -118,14 +118,14 @@ def check_own_images(split: Split, meta: Mapping[str, Any], run: str) -> None:
     """Check that a temperature is fitted on the run's own validation images.
 
     Raises:
-      UserError: If the split differs from that of the checkpoint's metadata, which an exported network does not have.
+      UserError: If the split differs from that in the checkpoint's metadata, which exported networks lack.
     """
     if split.fingerprint != meta.get("data", {}).get("val", split.fingerprint):
-        raise UserError(f"--calibrate is for the validation images of {run}, got others: use the run's own --data")
+        raise UserError(f"--calibrate needs the validation images of {run}, got others: use the --data of the run")
 
 
 def conditions(meta: Mapping[str, Any], views: Views, sizing: Sizing) -> dict[str, Any]:
-    """Return what a temperature is valid for, as stored in `calibration.json`.
+    """Return the conditions for which a temperature is valid, as stored in `calibration.json`.
 
     Args:
       meta: metadata of the checkpoint in use.
@@ -137,7 +137,7 @@ def conditions(meta: Mapping[str, Any], views: Views, sizing: Sizing) -> dict[st
 
 
 def read_temperature(run: str, current: Mapping[str, Any]) -> float:
-    """Return the temperature of a run's network; 1 without a calibration that was fitted under the same conditions.
+    """Return the temperature of a run's network; 1 if no calibration was fitted under the same conditions.
 
     Args:
       run: run folder or exported folder.

@@ -31,7 +31,7 @@ class NativeSamples:
 def evaluate_tiles(
     predictor: Predictor, split: Split, num_classes: int, boundary: bool, advance: Callable[[], None] = lambda: None
 ) -> tuple[Evaluation, BoundaryF1 | None]:
-    """Score each image's prediction by tiles with its label, both at the image's native size.
+    """Predict each image by tiles, and score it against its label at native size.
 
     Args:
       predictor: predictor with tiles.

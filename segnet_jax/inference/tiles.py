@@ -98,7 +98,7 @@ def crops(image: np.ndarray, rows: AxisTiles, columns: AxisTiles) -> Iterator[np
 
 
 def blend(tiles: Iterable[np.ndarray], rows: AxisTiles, columns: AxisTiles) -> Iterator[Block]:
-    """Blend the outputs of tiles, holding only the rows in memory where a row of tiles overlaps the next.
+    """Blend the outputs of tiles; only the image rows where two rows of tiles overlap are held in memory.
 
     Args:
       tiles: outputs, float32 [h,w,C], in the order of `crops`.
@@ -109,7 +109,7 @@ def blend(tiles: Iterable[np.ndarray], rows: AxisTiles, columns: AxisTiles) -> I
       Blocks that cover the whole output once.
     """
     tiles = iter(tiles)
-    above = None  # the part of the rows of tiles above that overlaps this one, [h,W,C]
+    above = None  # the part of the previous row of tiles that overlaps this one, [h,W,C]
     for y, below_y, row_weight in zip(rows.starts, rows.ends, rows.weights, strict=True):
         below, left = None, None  # the parts that overlap the next row of tiles, and the next tile
         for x, right_x, column_weight in zip(columns.starts, columns.ends, columns.weights, strict=True):

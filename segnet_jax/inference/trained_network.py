@@ -30,19 +30,19 @@ class TrainedNetwork(Network):
         tta: TTA = "none",
         tta_scales: Sequence[float] = (1.0,),
     ) -> np.ndarray | list[np.ndarray]:
-        """Return the class of every pixel at the images' own sizes, as the command `predict` does.
+        """Return the class of every pixel at the images' original sizes, as the command `predict` does.
 
         Args:
           images: a path, a Pillow image, an array [H,W,3] RGB or [H,W] gray, uint8 0..255 or float 0..1; or several: an
-            array [B,H,W,3], or a list whose images may differ in size. A network of other channels than RGB takes
-            images as it was trained on: see `pixels`.
-          size: what each image is resized to for the network: "trained" as in training, "native" not at all, or a
-            height and width. The network is compiled once per size.
+            array [B,H,W,3], or a list whose images may differ in size. A network that is not for RGB takes
+            images in the format of `pixels`.
+          size: network input size: "trained" resizes as in training, "native" does not resize; or a height and width.
+            The network is compiled once per size.
           tta: test-time augmentation: "flip" averages the probabilities over the image and its mirror image.
           tta_scales: factors of the network's input size to average over, such as (0.75, 1, 1.25).
 
         Returns:
-          Class ids: uint8 [H,W] of a single image, [B,H,W] of an array of several, a list of [H,W] of a list.
+          Class ids, uint8: [H,W] for a single image, [B,H,W] for an array of several, a list of [H,W] for a list.
 
         Raises:
           ValueError: If an image has another dtype, shape or range.
@@ -61,7 +61,7 @@ class TrainedNetwork(Network):
         return f"Network({name}, {len(self.classes)} classes, trained at {height}x{width}, step {self.step})"
 
     def _predictor(self, size, views: Views) -> Predictor:
-        """Return the predictor of images resized to a size, which keeps its compiled programs."""
+        """Return the cached predictor for a size and views, with its compiled programs."""
         key = size, views
         if key not in self._predictors:
             sizing = Sizing.of(self.config, size, (0, 0), 0)
@@ -85,10 +85,10 @@ def load(
     Args:
       run: a run folder, an exported folder (with `network.safetensors`), or a repository on the Hugging Face Hub that
         contains one, hf://OWNER/NAME.
-      checkpoint: "best", "newest", or "result", the one of the two that the run's result.json scores.
+      checkpoint: "best", "newest", or "result", whichever of these the run's result.json scores.
       precision: dtype of activations: "float32", "bfloat16", "float16", or "auto", the best one for the device.
       model: class of the network, if the run was trained with `segnet_jax.train(model=...)`.
-      network: own network that the run was trained with, such as "mine:build"; it is imported only if named here.
+      network: custom network that the run was trained with, such as "mine:build"; it is imported only if named here.
 
     Raises:
       UserError: If the network does not exist, cannot be downloaded or has no checkpoint, or an argument has an unknown

@@ -43,7 +43,7 @@ class Video:
 
     Attributes:
       rate: frames per second.
-      num_frames: number of frames in the file's header; None if it is not stated.
+      num_frames: number of frames according to the file's header; None if not stated.
 
     Raises:
       UserError: If the file cannot be read as a video, or its frames are too large.
@@ -108,7 +108,7 @@ class Video:
 
 
 class VideoWriter:
-    """Writer of an H.264 video; a context manager that renames a temporary file on success and removes it on failure.
+    """Write an H.264 video; a context manager that renames a temporary file on success and removes it on failure.
 
     Args:
       path: path of the file.

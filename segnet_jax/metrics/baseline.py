@@ -7,7 +7,7 @@ import numpy as np
 from segnet_jax.metrics.table import METRICS
 
 MARGIN = 0.05
-"""Margin by which mean IoU must exceed the baseline's for a network to count as better."""
+"""Margin by which a network's mean IoU must exceed the baseline's to count as better."""
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Baseline:
     """Scores of predicting one class everywhere.
 
     Attributes:
-      class_id: the class with the most labeled pixels.
-      values: metric's key -> score.
+      class_id: class with the most labeled pixels.
+      values: metric key -> score.
     """
 
     class_id: int
@@ -27,7 +27,7 @@ def commonest_class_baseline(confusion: np.ndarray) -> Baseline | None:
     """Return the scores of predicting the most frequent class everywhere, or None without labeled pixels.
 
     Args:
-      confusion: integers [C,C], rows the true class; only the sum of each row matters.
+      confusion: integers [C,C], rows the true class; only the row sums matter.
     """
     labeled = np.asarray(confusion).sum(axis=-1)
     if not labeled.sum():

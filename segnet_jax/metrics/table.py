@@ -1,4 +1,4 @@
-"""The table of metrics. To add one, add one row to `METRICS`; for a score of each class, to `CLASS_METRICS`.
+"""The table of metrics. To add a metric, add a row to `METRICS`; to add a score per class, add it to `CLASS_METRICS`.
 
 Everything that computes, stores or shows metrics reads this table: `confusion.scores`, `result.json`, `metrics.jsonl`,
 TensorBoard, the bootstrap intervals, the printed table, the report, and the comparison with published results.
@@ -86,9 +86,9 @@ class Metric:
       label: heading in the report.
       function: maps confusion matrices, integers or integral floats [...,C,C] with rows the true class, to [...].
         A matrix without pixels gives NaN.
-      symbol: heading in the table of published results, whose `scores` may then contain the key; "" leaves it out.
-      primary: whether it gets a bootstrap interval and is stored for each kind of batch-norm statistics.
-      format: converts a value, or None, to text.
+      symbol: heading in the table of published results, whose `scores` may contain the key unless this is "".
+      primary: whether to compute a bootstrap interval and store the metric for each kind of batch-norm statistics.
+      format: function that converts a value or None to text.
     """
 
     key: str
@@ -113,12 +113,12 @@ METRICS = {
 
 CLASS_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "iou": class_iou,
-    "accuracy": class_accuracy,  # the recall, as MATLAB calls it
+    "accuracy": class_accuracy,  # MATLAB's name for recall
     "precision": class_precision,
     "recall": class_accuracy,
     "dice": class_dice,
 }
-"""The scores of each class by their key in `per_class` of JSON files: [...,C,C] to float64 [...,C]."""
+"""Key in `per_class` of JSON files -> function that maps [...,C,C] to the score of each class, float64 [...,C]."""
 
 
 def primary_metrics() -> dict[str, Metric]:
@@ -138,6 +138,6 @@ def _mean_of_classes(values: np.ndarray, confusion: np.ndarray) -> np.ndarray:
 
 
 def _sum_of_classes(values: np.ndarray, present: np.ndarray) -> np.ndarray:
-    if values.ndim == 1:  # the same order of additions, thus the same bits, as the mean of the present classes
+    if values.ndim == 1:  # same order of additions, and thus bits, as the mean over the present classes
         return values[present].sum()
     return np.where(present, values, 0).sum(axis=-1)

@@ -1,11 +1,11 @@
-"""Run an action in a thread beside the training."""
+"""Run an action in a background thread."""
 
 import threading
 from collections.abc import Callable
 
 
 class Background:
-    """Runs one action at a time in a daemon thread; its error is raised in the thread that asks for it."""
+    """Runs one action at a time in a daemon thread; its error is raised by the next `start`, `check` or `wait`."""
 
     def __init__(self):
         self._thread: threading.Thread | None = None
@@ -20,7 +20,7 @@ class Background:
         """Run an action; the previous one must have ended.
 
         Raises:
-          BaseException: As the previous action.
+          BaseException: If the previous action raised this error.
         """
         assert not self.is_busy
         self.wait()
@@ -28,7 +28,7 @@ class Background:
         self._thread.start()
 
     def check(self) -> None:
-        """Raise the error of an action that has ended, once."""
+        """Raise the error of an action that has ended, unless raised already."""
         if self._thread is not None and not self._thread.is_alive():
             self._thread = None
             error, self._error = self._error, None
@@ -39,7 +39,7 @@ class Background:
         """Wait for the action to end, at most `timeout` seconds.
 
         Raises:
-          BaseException: As the action.
+          BaseException: If the action raised this error.
         """
         if self._thread is not None:
             self._thread.join(timeout)

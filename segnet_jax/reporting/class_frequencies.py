@@ -15,13 +15,7 @@ from segnet_jax.system.errors import shown
 
 
 def print_class_frequencies(classes: ClassTable, counts: Mapping[str, LabelCounts], weights: np.ndarray) -> None:
-    """Print each class with its percentage of the labeled pixels of each split, and its loss weight.
-
-    Args:
-      classes: the classes.
-      counts: split -> pixels of each class.
-      weights: float32 [C].
-    """
+    """Print each class with its percentage of the labeled pixels of each split, and its loss weight."""
     table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("id", justify="right")
     table.add_column("class", overflow="fold", min_width=8)

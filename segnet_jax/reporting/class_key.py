@@ -1,6 +1,6 @@
-"""The class key: squares of the class colors with the names, below prediction pictures and figures.
+"""The class key: squares in the class colors with the class names, below prediction pictures and figures.
 
-The report has its own, in HTML: `class="key"` in `page/report.html.j2`.
+The report has an HTML version: `class="key"` in `page/report.html.j2`.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _MIN_KEY_WIDTH = 320  # pixels, so that a class name fits below a small picture
 
 
 def add_class_key(picture: np.ndarray, fractions: Sequence[float], classes: ClassTable) -> np.ndarray:
-    """Append a color key of the classes in a picture, each with its fraction of the pixels.
+    """Append a color key below a picture, with the fraction of the pixels for each class.
 
     Args:
       picture: uint8 [H,W,3].

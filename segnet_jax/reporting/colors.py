@@ -43,13 +43,13 @@ def hatch(picture: np.ndarray, where: np.ndarray, period: int = 10) -> np.ndarra
 
 
 def displayable(image: np.ndarray) -> np.ndarray:
-    """Return images as RGB to look at: the first three channels, or the first; 16-bit values are stretched to 0..255.
+    """Convert images to RGB for display: the first three channels or the first, with 16-bit values stretched to 0..255.
 
     Args:
       image: uint8 or uint16 [...,H,W,C].
 
     Returns:
-      uint8 [...,H,W,3]; the array itself if it is that.
+      uint8 [...,H,W,3]; the array itself if it already has this shape and dtype.
     """
     if image.dtype == np.uint8 and image.shape[-1] == 3:
         return image

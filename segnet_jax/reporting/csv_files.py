@@ -14,7 +14,7 @@ _COLUMNS = ("image", "pixels", "accuracy", "mIoU")
 
 
 def safe_cell(text: str) -> str:
-    """Return a name as a cell's text: control characters are escaped, and a formula gets an apostrophe."""
+    """Return a name as text of a cell: control characters are escaped, and a formula gets an apostrophe."""
     text = shown(text)
     return f"'{text}" if text[:1] in "=+-@" else text
 
@@ -34,7 +34,7 @@ def image_scores_csv(names: Sequence[str], confusions: np.ndarray, class_names: 
 
 
 def _values(confusion: np.ndarray) -> list[float]:
-    """Return accuracy, mean IoU and the IoU of each class of one image; NaN where there is none."""
+    """Return accuracy, mean IoU and the IoU of each class for one image; NaN if undefined."""
     if not confusion.any():
         return [math.nan] * (2 + len(confusion))
     found = scores(confusion)
@@ -46,6 +46,6 @@ def _cell(value: float) -> str:
 
 
 def is_image_scores(head: bytes) -> bool:
-    """Return whether a file that begins with `head` was written as `image_scores_csv`."""
+    """Return whether a file that begins with `head` was written by `image_scores_csv`."""
     start = ",".join(_COLUMNS).encode()
     return head.startswith((start + b",IoU ", start + b',"IoU '))

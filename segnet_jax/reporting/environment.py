@@ -38,8 +38,8 @@ def environment(devices: Sequence[str] = ()) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Return the version of segnet_jax, and those installed of the libraries that its numbers depend on."""
-    installed = {"segnet_jax": segnet_jax.__version__}  # of the code that runs, which need not be installed
+    """Return the versions of segnet_jax and of the installed libraries that affect its numbers."""
+    installed = {"segnet_jax": segnet_jax.__version__}  # of the running code, which need not be installed
     for name in _LIBRARIES:
         try:
             installed[name] = importlib.metadata.version(name)
@@ -84,7 +84,7 @@ def result(
     seed: int,
     boundary_f1: BoundaryF1 | None = None,
 ) -> dict:
-    """Build the content of `result.json`: the scores of a split and what is needed to reproduce them.
+    """Build the content of `result.json`: the scores of a split, and the facts needed to reproduce them.
 
     Args:
       scores: scores of the whole split.

@@ -2,7 +2,7 @@
 
 * `dataset.json`: class names and colors, splits, and images and labels of the preview samples, shared by all steps.
 * `step_N.json`: confusion matrix and predictions of the preview samples after step N.
-* `worst.json`: the worst images of the newest evaluation; during training, of the last one that was drawn.
+* `worst.json`: the worst images of the newest evaluation; during training, of the last drawn evaluation.
 * `images_N.npz`: the confusion matrix of each image, for the newest and the best evaluation (20 kB for 101 images).
 
 Pictures are base64 strings inside the JSON files, so that each file is written atomically and a page can embed them.
@@ -174,7 +174,7 @@ def encode_images(images: Images | None) -> str | None:
 def read_images(path: str | os.PathLike | io.BytesIO) -> Images | None:
     """Read a file of `write_images`; return None if it is missing, malformed or too large."""
     try:
-        if not isinstance(path, io.BytesIO):  # in a run folder, which may be somebody else's
+        if not isinstance(path, io.BytesIO):  # in a run folder, which may come from somebody else
             path = pathlib.Path(path)
             inner = f"{path.parent.name}/{path.name}"
             path = io.BytesIO(confined.read_bytes(path.absolute().parents[1], inner, most=_MAX_UNPACKED))
@@ -205,8 +205,8 @@ def write_uncertainty(
     Args:
       folder: the run folder.
       summary: scores, as JSON.
-      pictures: for some samples: name, image uint8 [H,W,3], or None if it must not be published, and maps uint8 [H,W]:
-        the "prediction", and for each measure of uncertainty a map where 255 is the most uncertain.
+      pictures: (name, image, maps) of some samples. The image is uint8 [H,W,3], or None if it must not be published;
+        the maps are uint8 [H,W]: "prediction", and one per measure of uncertainty, where 255 is the most uncertain.
       classes: names and colors.
     """
     encoded = [
@@ -222,7 +222,7 @@ def write_uncertainty(
 
 
 def _heatmap(values: np.ndarray) -> str:
-    """Encode a map uint8 [H,W] as base64 of a PNG, dark where it is high, with its contrast stretched."""
+    """Encode a uint8 [H,W] map as a base64 PNG with stretched contrast; high values are dark."""
     stretched = 255 - np.round(values * (255 / max(int(values.max()), 1))).astype(np.uint8)
     picture = Image.fromarray(stretched)
     picture.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.BOX)
@@ -230,14 +230,14 @@ def _heatmap(values: np.ndarray) -> str:
 
 
 def _jpeg(image: np.ndarray) -> str:
-    """Encode an image as base64 of a JPEG of at most 512 pixels a side."""
+    """Encode an image as a base64 JPEG of at most 512 pixels per side."""
     picture = Image.fromarray(displayable(image))
     picture.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS)
     return _encoded(picture, "JPEG", quality=88, subsampling=0)
 
 
 def _mask(label: np.ndarray, colors: Sequence[Color]) -> str:
-    """Encode class ids as base64 of a PNG with the class colors as its palette."""
+    """Encode class ids as a base64 PNG with the class colors as its palette."""
     picture = Image.fromarray(label)
     picture.putpalette(np.array(colors, np.uint8).tobytes())
     picture.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.NEAREST)

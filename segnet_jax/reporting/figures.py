@@ -96,7 +96,7 @@ def prediction_pictures(
       The path of `step_0000123.png`.
 
     Raises:
-      UserError: If another file has that name.
+      UserError: If `asked_for`, and a file of that name was not drawn for a flag.
     """
     rows = []
     for number, (label, prediction, name) in enumerate(zip(labels, predictions, names, strict=True)):
@@ -134,10 +134,10 @@ def picture_name(step: int) -> str:
 
 
 def check_pictures(folder: str | os.PathLike, step: int) -> None:
-    """Check that a folder of `--pictures` has no files to be replaced that were not drawn for this flag.
+    """Check that `--pictures` would replace only pictures that were drawn for this flag.
 
     Raises:
-      UserError: If the folder has such a file, which the message names.
+      UserError: If it would replace another file in the folder.
     """
     for name in (picture_name(step), "latest.png"):
         check_place("pictures", os.path.join(folder, name), made=folder, is_ours=sheet.is_asked_for)
@@ -177,15 +177,9 @@ def draw_pictures(
     split: str,
     masks_only: bool,
 ) -> str:
-    """Draw the figure of `evaluate --pictures` into a folder, and return its path.
+    """Draw the figure of `evaluate --pictures` into a folder, which may be a link, and return its path.
 
-    Args:
-      folder: the folder that the user names, which may be a link.
-      pictures: name, image uint8 [H,W,3], label and prediction uint8 [H,W] of each sample.
-      classes: names and colors.
-      step: step of the checkpoint.
-      split: split of the samples.
-      masks_only: whether to leave out the photographs.
+    With `masks_only`, the photographs are left out.
     """
     names, images, labels, predictions = zip(*pictures, strict=True)
     drawn = prediction_pictures(

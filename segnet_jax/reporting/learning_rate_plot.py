@@ -1,4 +1,4 @@
-"""Draw the picture of a learning-rate range test: the loss over the learning rate."""
+"""Plot a learning-rate range test: the loss over the learning rate."""
 
 import io
 import os
@@ -11,23 +11,15 @@ from segnet_jax.system.files import atomic_write_bytes
 def learning_rate_plot(
     rates: np.ndarray, losses: np.ndarray, smoothed: np.ndarray, suggested: float | None, path: str | os.PathLike
 ) -> None:
-    """Draw the losses, their mean and the suggested rate, and write the PNG to `path`.
-
-    Args:
-      rates: learning rate of each step, float [N].
-      losses: loss of each step, float [N].
-      smoothed: mean of the losses up to each step, float [N].
-      suggested: the rate to mark, or None.
-      path: the PNG to write.
-    """
+    """Plot the losses, their moving average and the suggested rate over the rates, each [N], and write the PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # not pyplot, which keeps every figure alive
 
     figure = Figure(figsize=(8, 5), dpi=110, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.plot(rates, losses, color="#f7c6a8", label="loss of a step")
-    axes.plot(rates, smoothed, color="#d1520f", label="mean")
+    axes.plot(rates, losses, color="#f7c6a8", label="loss of each step")
+    axes.plot(rates, smoothed, color="#d1520f", label="moving average")
     if suggested is not None:
         axes.axvline(suggested, color="#1a1a1a", linestyle="--", label=f"falls fastest: {suggested:.2g}")
     axes.set_xscale("log")

@@ -25,7 +25,7 @@ class MetricsLog:
     """A log that appends each measurement as a JSON line and passes it on to TensorBoard and other loggers.
 
     Lines are written unbuffered, so a killed run loses none, and evaluations are also synced to disk. If the disk is
-    full, a line is removed again completely and `write` may be retried, while events are dropped. Only process 0
+    full, a partial line is removed so that `write` may be retried; TensorBoard events are dropped. Only process 0
     creates a log.
 
     Args:
@@ -34,7 +34,7 @@ class MetricsLog:
         steps will be repeated. None for a new run, whose folder must not contain metrics.
       scored_step: step of the last evaluation in that checkpoint. Later evaluations are dropped too, since a run that
         was killed between writing the line and saving the checkpoint repeats them. None keeps all up to `resume_step`.
-      loggers: loggers beside TensorBoard.
+      loggers: loggers in addition to TensorBoard.
 
     Raises:
       FileExistsError: If a new run's folder contains metrics.
@@ -104,7 +104,7 @@ class MetricsLog:
         self._pass_on(lambda logger: logger.picture(name, step, path))
 
     def _pass_on(self, action: Callable[[Logger], None]) -> None:
-        """Call the loggers; one that fails, as without a network, is left out from then on."""
+        """Call the loggers, and drop those that fail, for example without a network."""
         for each in list(self._loggers):
             try:
                 action(each)
@@ -114,7 +114,7 @@ class MetricsLog:
                 logger.warning(f"{type(each).__name__} failed and is no longer used: {message or type(error).__name__}")
 
     def close(self) -> None:
-        """Flush and close both files."""
+        """Close the file and the loggers."""
         self._file.close()
         self._pass_on(lambda logger: logger.close())
 
@@ -155,7 +155,7 @@ def _line(row: dict) -> bytes:
 
 
 def flat_numbers(values: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
-    """Flatten {"iou": {"Sky": 0.9}} to {"iou/Sky": 0.9}, leaving out what is no finite number."""
+    """Flatten {"iou": {"Sky": 0.9}} to {"iou/Sky": 0.9}, leaving out values that are not finite numbers."""
     flat: dict[str, float] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):

@@ -13,7 +13,7 @@ _MAX_JPEG_SIDE = 65_500  # pixels, a limit of the format
 
 
 def index_png(prediction: np.ndarray, classes: ClassTable) -> bytes:
-    """Encode class ids uint8 [H,W] as a palette PNG, whose pixel values are the ids shown in the class colors."""
+    """Encode class ids uint8 [H,W] as a PNG with the class colors as its palette; pixel values are the ids."""
     picture = Image.fromarray(prediction)
     picture.putpalette([channel for color in classes.colors for channel in color])
     return _encoded(picture, "PNG")

@@ -32,7 +32,7 @@ class Progress:
       first_step: finished steps at the start; above 0 for a resumed run.
       file: output stream; by default that of the log.
       elapsed: seconds that the run took before it was resumed.
-      clock: monotonic seconds.
+      clock: function that returns monotonic seconds.
     """
 
     def __init__(
@@ -83,14 +83,9 @@ class Progress:
         *,
         num_skipped: int = 0,
     ) -> None:
-        """Record a finished step.
+        """Record a finished step, and the float16 steps skipped since the last call.
 
-        Args:
-          step: finished steps of the run.
-          loss: loss of this step.
-          learning_rate: learning rate of this step.
-          images_per_second: recent throughput; NaN keeps the previous value on display.
-          num_skipped: float16 steps skipped since the last call.
+        NaN as `images_per_second` keeps the displayed throughput.
         """
         if self._line_due:  # the previous epoch had no evaluation
             self._epoch_line()
@@ -119,12 +114,7 @@ class Progress:
             self._pace.between_steps(self._clock())
 
     def evaluated(self, scores: Scores, loss: float) -> None:
-        """Print the epoch's line with the results of its evaluation.
-
-        Args:
-          scores: scores of the validation split.
-          loss: loss of the validation split.
-        """
+        """Print the epoch's line with the scores and the loss of the validation split."""
         self._pace.between_steps(self._clock())
         self._pace.end_interval()
         self._epoch_line(
@@ -137,7 +127,7 @@ class Progress:
         losses = [f"loss {_short(sum(self._losses) / len(self._losses))}"] if self._losses else []
         place, (left, elapsed) = self._place(), self._times()
         parts = [*place, *losses, *scores, *self._speed(), *self._skipped(), left, elapsed]
-        # The least important parts go first where the line is too long: the last scores are the least telling.
+        # Parts to drop if the line is too long, least important first.
         optional = [elapsed, *place[1:], *self._speed(), *scores[::-2], *losses, *self._skipped(), left]
         logger.info("  ".join(parts), extra={"fit": partial(_fit, parts, optional)})
         self._losses.clear()
@@ -179,7 +169,7 @@ class Progress:
 
 
 def _fit(parts: Sequence[str], optional: Sequence[str], width: int) -> str:
-    """Join the parts of a line, without the first of the optional ones where it would be longer than the width."""
+    """Join the parts of a line, dropping optional parts in order until the line fits the width."""
     shown = list(parts)
     for part in optional:
         if len("  ".join(shown)) <= width:

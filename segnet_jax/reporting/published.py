@@ -1,6 +1,6 @@
 """Compare our scores with the published results on CamVid in `published.toml`.
 
-Three incompatible protocols are called "SegNet on CamVid", so each comparison says whether the protocols agree.
+Three incompatible protocols are called "SegNet on CamVid", so each comparison states whether the protocols agree.
 """
 
 import functools
@@ -21,11 +21,11 @@ from segnet_jax.metrics.table import METRICS, percent
 from segnet_jax.system.console import cell
 
 MARKS = ("V", "S", "V, user", "C")
-"""V: read in the named source; S: quoted by others; "V, user": reported by a user; C: counted from published files."""
+"""V: read in the source; S: quoted by others; "V, user": reported by a user; C: counted in published files."""
 
 
 def score_columns() -> dict[str, str]:
-    """Return key -> heading: the metrics with a symbol, and boundary F1."""
+    """Return the column headings by key: the metrics with a symbol, and boundary F1."""
     return {key: metric.symbol for key, metric in METRICS.items() if metric.symbol} | {"boundary_f1": "BF"}
 
 
@@ -42,7 +42,7 @@ class PublishedResult:
       data: dataset of training and evaluation.
       split: "tutorial", "matlab", "trainval", or a description.
       scores: key of `score_columns` -> percent, as printed.
-      quoted_by: who quotes the result, for mark S.
+      quoted_by: publication that quotes the result, for mark S.
       url: URL of the source.
       remark: caveats.
       train_images: number of training images.
@@ -66,7 +66,7 @@ class PublishedResult:
     image_size: tuple[int, int] | None = None
 
     def __post_init__(self):
-        """Raise ValueError for an unknown mark or score, no scores, or `quoted_by` without mark S or the reverse."""
+        """Raise ValueError if the mark or the scores are invalid, or `quoted_by` does not match the mark."""
         if self.mark not in MARKS:
             raise ValueError(f"{self.name}: unknown mark {self.mark!r}; use one of {', '.join(MARKS)}")
         if not self.scores or not self.scores.keys() <= score_columns().keys():
@@ -106,7 +106,7 @@ class OwnResult:
       pretrained: initial weights of the encoder.
       scores: key -> mean over the runs, as fractions.
       interval: key -> bootstrap interval of that mean over images.
-      each: key -> the values of the runs.
+      each: key -> value of each run.
     """
 
     name: str
@@ -133,7 +133,7 @@ class OwnResult:
 
 
 def protocol_differences(published: PublishedResult, ours: OwnResult) -> dict[str, str]:
-    """Return why two results are not of the same protocol; what a source does not state counts as a difference.
+    """Return the differences between the protocols of two results; missing statements count as differences.
 
     Returns:
       Any of "split", "images", "size" and "test set" -> reason; empty if the protocols agree.
@@ -165,8 +165,9 @@ def compare_with_published(results: Sequence[OwnResult]) -> dict[str, Any]:
     """Compare our results with each published one.
 
     Returns:
-      JSON-compatible: "ours", with a "summary" each, and "published", with a "citation" and a list "ours" of
-      "same_protocol", "differs_in", "why" and "difference" (percentage points) each.
+      A JSON-compatible dict: "ours" lists our results, each with a "summary"; "published" lists the published results,
+      each with a "citation" and a list "ours" of comparisons. A comparison has "same_protocol", "differs_in", "why" and
+      "difference" (percentage points).
     """
     rows = []
     for published in read_published():
@@ -211,7 +212,7 @@ def print_published(comparison: Mapping[str, Any], file: TextIO | None = None) -
 
 
 def verdict(compared: Mapping[str, Any]) -> str:
-    """Format a comparison: the difference of mIoU, whether the protocols agree, and why not."""
+    """Format a comparison: the difference in mIoU, whether the protocols agree, and the reason."""
     return f"{_gap(compared)}{'yes' if compared['same_protocol'] else 'no'}: {compared['why']}"
 
 

@@ -23,9 +23,9 @@ from segnet_jax.reporting.training_plot import training_plot
 from segnet_jax.system.errors import ExitError
 
 DRAWING_FRACTION = 0.1
-"""Largest fraction of the time spent on pictures, plot and report before the last evaluation, beside the training."""
+"""Largest fraction of the time that the drawing thread is busy before the last evaluation."""
 
-_LAST_DRAWING = 10  # seconds that an ending training waits for the drawing thread
+_LAST_DRAWING = 10  # seconds to wait for the drawing thread after an error
 PLOT_SECONDS = 30
 """Seconds between two drawings of `progress.png`, unless a drawing takes more than a tenth of that."""
 
@@ -50,10 +50,10 @@ class RunLogger:
       title: heading of the training plot.
       device: hardware shown in the plot, such as "8 x Tesla V100-SXM2-16GB".
       about: JSON values about the dataset for `dataset.json`.
-      write: calls the given function, which writes into the folder; may wait and retry if the disk is full.
+      write: function that calls its argument, which writes files; it may wait and retry if the disk is full.
       should_stop: whether to skip the remaining pictures.
       hyperparameters: settings that differ from the defaults, for the loggers.
-      loggers: names of loggers beside TensorBoard.
+      loggers: names of loggers in addition to TensorBoard.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class RunLogger:
         self._images_per_step = images_per_step
         self._write, self._should_stop = write, should_stop
         self._start = time.monotonic() - seconds_before
-        self._times: deque[tuple[int, float]] = deque(maxlen=_WINDOW)  # (step, when it finished)
+        self._times: deque[tuple[int, float]] = deque(maxlen=_WINDOW)  # (step, finish time)
         self._rates: list[float] = []
         self._num_skipped: int | None = None if first_step else 0  # a resumed run's counter is in its state
         self._draw_again_at = 0.0  # monotonic seconds
@@ -105,7 +105,7 @@ class RunLogger:
         if not self._folder:
             return
         self._progress.__exit__(kind, error, traceback)
-        with contextlib.closing(self._log):  # the drawing passes pictures on to it
+        with contextlib.closing(self._log):  # open until the drawing thread has logged its pictures
             if error is None:
                 self._drawing.wait()
                 self._write_worst()
@@ -134,12 +134,7 @@ class RunLogger:
         return self._progress.phase(name) if self._folder else contextlib.nullcontext()
 
     def log_steps(self, steps: range, metrics: Mapping[str, np.ndarray]) -> None:
-        """Log the finished steps of one dispatch.
-
-        Args:
-          steps: counted from 0.
-          metrics: metrics of `training.steps.train_steps`, each [len(steps)].
-        """
+        """Log a dispatch's finished steps, counted from 0; `metrics` are those of `training.steps.train_steps`."""
         if not self._folder:
             return
         self._drawing.check()
@@ -184,10 +179,10 @@ class RunLogger:
     ) -> None:
         """Log an evaluation, store it for the report and, if due, draw pictures, plot and report.
 
-        Drawing is due at the first evaluation since the start, at the last of the run, and between them as often as
-        takes at most a tenth of the time, since an epoch may be shorter than drawing. The worst images of the newest
-        evaluation are stored at the same times, and when the training ends. Before the last evaluation, all this
-        happens in a thread, while the training continues.
+        Drawing is due at the first evaluation of this process, at the last of the run, and in between only as often as
+        a tenth of the time allows, since drawing may take longer than an epoch. The worst images of the newest
+        evaluation are stored at the same times, and when training ends. Before the last evaluation, all this happens in
+        a thread while training continues.
 
         Args:
           step: finished steps.
@@ -225,7 +220,7 @@ class RunLogger:
                 self._draw(step, pictures, self._pending_worst, status="stopped early" if stops else None)
                 self._pending_worst = None
                 return
-            if self._is_only_plot:  # soon done; the pictures of this evaluation should not be left out for it
+            if self._is_only_plot:  # a short wait, so that this evaluation's pictures are not skipped
                 self._drawing.wait()
             if not self._drawing.is_busy and time.monotonic() >= self._draw_again_at:
                 self._drawing.start(partial(self._draw, step, pictures, self._pending_worst))
@@ -257,7 +252,7 @@ class RunLogger:
         self._pending_worst = None
 
     def draw_plot(self, status: str | None = None) -> None:
-        """Draw `progress.png` from the metrics so far, after any drawing that is running."""
+        """Draw `progress.png` from the current metrics, after any running drawing has ended."""
         if self._folder:
             self._drawing.wait()
             self._plot(status)
@@ -279,5 +274,5 @@ class RunLogger:
 
 
 def _now() -> str:
-    """Return the wall-clock time in UTC, such as 2026-11-30T21:05:07.123+00:00; nothing is computed from it."""
+    """Return the wall-clock time in UTC for display, such as 2026-11-30T21:05:07.123+00:00."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

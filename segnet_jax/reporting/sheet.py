@@ -1,4 +1,4 @@
-"""Build pictures from strips of panels and text, stacked vertically; `class_key.py` has the strip of class colors."""
+"""Build pictures from vertically stacked strips of panels and text."""
 
 import functools
 import io
@@ -20,7 +20,7 @@ INK, PAPER = (32, 32, 32), (255, 255, 255)
 def panel_strip(panels: Sequence[np.ndarray]) -> Image.Image:
     """Place pictures of equal size side by side.
 
-    Widths of 240 to 480 pixels are kept; smaller pictures are enlarged by an integer factor, larger ones shrunk.
+    Pictures narrower than 240 pixels are enlarged by an integer factor; those wider than 480 are shrunk.
 
     Args:
       panels: uint8 [H,W,3] each.
@@ -54,7 +54,7 @@ def _fit(panel: np.ndarray) -> Image.Image:
 def text_strip(
     texts: Sequence[str], width: int, *, scale: float = 1.0, bold: bool = False, keep_end: bool = False
 ) -> Image.Image:
-    """Write one line of texts in columns of equal width; texts that are too long lose their end or beginning."""
+    """Draw a line of texts in columns of equal width; long texts are cut at their end or beginning."""
     size = round(scale * text_size(width))
     font = load_font(size, bold)
     strip = Image.new("RGB", (width, round(1.4 * size)), PAPER)
@@ -76,7 +76,7 @@ def text_size(width: int) -> int:
 
 
 MARK = b"Software\0segnet_jax, as asked"
-"""Written into a PNG that a flag asked for, which a later command may replace; a run's own pictures lack it."""
+"""Marks a PNG that a flag asked for, which a later command may replace; a run's own pictures lack it."""
 
 
 def is_asked_for(head: bytes) -> bool:

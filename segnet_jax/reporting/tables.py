@@ -82,11 +82,7 @@ def print_table(
 
 
 def print_sequences(sequences: Mapping[str, Mapping[str, float]]) -> None:
-    """Print the mIoU of each video sequence, at most of the ten with the most images.
-
-    Args:
-      sequences: name -> "miou" and "num_images".
-    """
+    """Print "miou" and "num_images" of the video sequences, at most the ten with the most images."""
     by_size = sorted(sequences.items(), key=lambda item: -item[1]["num_images"])
     table = Table(box=rich.box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("sequence", overflow="fold", min_width=8)

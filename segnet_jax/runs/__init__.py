@@ -1,1 +1,1 @@
-"""A run's life: setup, session, loop, outcome, result, and the checks before it."""
+"""Training runs: checks, setup, session, training loop, outcome and result."""

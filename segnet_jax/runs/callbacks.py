@@ -1,4 +1,4 @@
-"""Callbacks of a training run: code of the user that the trainer calls at five moments, from Python only."""
+"""Training callbacks: user code, passed from Python, that the trainer calls at five points."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from segnet_jax.training.evaluation import Evaluation
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """Scores of an evaluation during the training.
+    """Scores of an evaluation during training.
 
     Attributes:
       step: finished steps.
-      loss: loss of the split.
+      loss: loss on the evaluated split.
       values: key of `METRICS` -> value, such as "miou".
       iou: class name -> intersection over union, NaN for a class without ground truth.
       is_best: whether it is the best so far.
@@ -32,18 +32,18 @@ class EvaluationResult:
 
 
 class Callback:
-    """Base of callbacks, whose hooks do nothing: override some.
+    """Base class of callbacks; its hooks do nothing.
 
-    Every process calls them. `trainer` is the `runs.trainer.Trainer`, which has, among others, `step`, `state` (on the
-    devices; `state.variables` are evaluated), `setup` (dataset, model, sampler), `folder`, `hosts.is_writer` and
-    `request_stop()`. A hook must not change the state. An error that it raises ends the training; checkpoints stay.
+    Every process calls the hooks. `trainer` is the `runs.trainer.Trainer`; its attributes include `step`, `state` (on
+    the devices; `state.variables` are evaluated), `setup` (dataset, model, sampler), `folder`, `hosts.is_writer` and
+    `request_stop()`. A hook must not change the state. An error in a hook ends training; saved checkpoints remain.
     """
 
     def on_train_begin(self, trainer: Any) -> None:
-        """Called before the first step of this start, with everything built."""
+        """Called before the first step of a new or resumed run, after everything is built."""
 
     def on_step_end(self, trainer: Any, step: int, metrics: Mapping[str, float]) -> None:
-        """Called for each finished step, when its metrics are read: `trainer.state` may be a few steps further.
+        """Called for each finished step when its metrics are read; `trainer.state` may be a few steps ahead.
 
         Args:
           trainer: the trainer.
@@ -58,14 +58,14 @@ class Callback:
         """Called after each evaluation of the validation split."""
 
     def on_train_end(self, trainer: Any) -> None:
-        """Called after the result is written, or a stop by `request_stop` or `max_steps`; not after an error."""
+        """Called after the result is written, or after a stop by `request_stop` or `max_steps`; not after an error."""
 
 
 HOOKS = tuple(name for name in vars(Callback) if name.startswith("on_"))
 
 
 class Callbacks:
-    """The callbacks of a trainer; false, and free of cost, if there are none."""
+    """The callbacks of a trainer; falsy if there are none."""
 
     def __init__(self, trainer: Any, callbacks: Sequence[Callback]):
         self._trainer, self._callbacks = trainer, tuple(callbacks)
@@ -74,12 +74,12 @@ class Callbacks:
         return bool(self._callbacks)
 
     def call(self, hook: str, *args: Any) -> None:
-        """Call a hook of each callback, in their order."""
+        """Call a hook of each callback, in order."""
         for callback in self._callbacks:
             getattr(callback, hook)(self._trainer, *args)
 
     def end_epoch(self) -> bool:
-        """Return whether callbacks are to be called after this step, since it ends an epoch."""
+        """Return whether there are callbacks and this step ends an epoch."""
         return bool(self) and self._trainer.is_due(1)
 
     def after_epoch(self) -> None:
@@ -88,7 +88,7 @@ class Callbacks:
             self.call("on_epoch_end", -(-self._trainer.step // self._trainer.setup.sampler.steps_per_epoch))
 
     def after_steps(self, steps: range, metrics: Mapping[str, np.ndarray]) -> None:
-        """Call `on_step_end` for the steps, counted from 0, of a dispatch."""
+        """Call `on_step_end` for each step of a dispatch; `steps` are counted from 0."""
         for i, step in enumerate(steps if self else ()):
             self.call("on_step_end", step + 1, {name: float(values[i]) for name, values in metrics.items()})
 

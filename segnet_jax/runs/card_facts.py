@@ -1,4 +1,4 @@
-"""Gather what the card of an exported network says about its run."""
+"""Gather facts about a run for the model card of its exported network."""
 
 import datetime
 import pathlib
@@ -18,13 +18,7 @@ from segnet_jax.weights.hub import is_repository
 
 
 def card_facts(folder: str, config: Config, subject: ExportedNetwork) -> CardFacts:
-    """Return what is known about an exported network.
-
-    Args:
-      folder: the run folder or exported folder that it comes from.
-      config: its config.
-      subject: the network.
-    """
+    """Return the facts for the model card of a network exported from a run folder or exported folder."""
     about = subject.about
     result = _result_of(folder)
     return CardFacts(
@@ -47,7 +41,7 @@ def card_facts(folder: str, config: Config, subject: ExportedNetwork) -> CardFac
 
 
 def describe_network(config: Config) -> str:
-    """Return a network in words, such as "SegNet with a VGG-16 encoder, 5 stages, 0.25 of the channels"."""
+    """Describe a network, such as "SegNet with a VGG-16 encoder, 5 stages, 0.25 of the channels"."""
     encoder = f"with a VGG-{config.encoder[-2:]} encoder"
     names = {"segnet": f"SegNet {encoder}", "segnet-basic": "SegNet-Basic", "unet": f"U-Net {encoder}"}
     name = names.get(config.network, config.network)
@@ -56,7 +50,7 @@ def describe_network(config: Config) -> str:
 
 
 def _result_of(folder: str) -> Mapping[str, Any]:
-    """Return a run's result; {} if it has none, or an unreadable one."""
+    """Return a run's result, or {} if it is missing or unreadable."""
     try:
         result = confined.read_json(folder, RESULT_FILE)
     except (OSError, ValueError):
@@ -65,12 +59,12 @@ def _result_of(folder: str) -> Mapping[str, Any]:
 
 
 def _dataset_of(config: Config, result: Mapping[str, Any]) -> str:
-    """Return the name of the training data: CamVid with its split, rendered scenes, or the name of a folder."""
+    """Return the result's name of the training data if it is CamVid or rendered scenes, otherwise the folder's name."""
     dataset = result.get("dataset")
     is_known = isinstance(dataset, str) and dataset.startswith(("camvid", "synthetic"))
     return dataset if is_known else _name_of(config.data)
 
 
 def _name_of(path: str) -> str:
-    """Return the last part of a path; a card names no folder of the machine that it was written on."""
+    """Return the last component of a path, since a card must not name local folders; keep Hub repositories whole."""
     return path if is_repository(path) else pathlib.PurePath(path).name

@@ -1,4 +1,4 @@
-"""Checks of a config that need no data: settings of the network, and the protocol's batch."""
+"""Checks of a config that read no images: network, loss, class weights, and the protocol's batch."""
 
 import math
 from collections.abc import Mapping
@@ -50,8 +50,8 @@ def check_selection(config: Config) -> None:
     """Check that test images neither select a checkpoint nor stop the training.
 
     Raises:
-      UserError: If `--split-rule trainval`, which has no validation images, is to score the best checkpoint or to stop
-        early.
+      UserError: If `--split-rule trainval`, which has no validation images, is used with the best checkpoint or with
+        early stopping.
     """
     if config.split_rule == "trainval" and config.result_checkpoint != "last":
         raise UserError(
@@ -60,16 +60,16 @@ def check_selection(config: Config) -> None:
         )
     if config.split_rule == "trainval" and config.patience:
         raise UserError(
-            "--split-rule trainval has no validation images to stop training by, got --patience "
+            "--split-rule trainval has no validation images for early stopping, got --patience "
             f"{config.patience}: use --patience 0"
         )
 
 
 def check_loss_and_output(config: Config, dataset: Dataset) -> None:
-    """Check that the loss can be read, and the head and the class weights fit the dataset's classes.
+    """Check that the loss is valid, and that the head and the class weights fit the dataset's classes.
 
     Raises:
-      UserError: If they do not.
+      UserError: If one of them is invalid or does not fit.
     """
     parse_loss(config.loss)
     weights_of_classes(config.class_weights, dataset.classes.names, config.data)
@@ -86,10 +86,10 @@ def check_loss_and_output(config: Config, dataset: Dataset) -> None:
 
 
 def check_averaged_steps(config: Config, steps_per_epoch: int) -> None:
-    """Check that the run is as long as the epochs that `--swa-epochs` averages.
+    """Check that the run is at least as long as the epochs that `--swa-epochs` averages.
 
     Raises:
-      UserError: If it is shorter.
+      UserError: If the run is shorter.
     """
     total = config.total_steps(steps_per_epoch)
     if config.swa_epochs * steps_per_epoch > total:
@@ -100,10 +100,10 @@ def check_averaged_steps(config: Config, steps_per_epoch: int) -> None:
 
 
 def epochs_between_evaluations(config: Config, steps_per_epoch: int) -> int:
-    """Return the number of epochs between two evaluations; `--evaluate-every 0` means about a twentieth of all.
+    """Return the number of epochs between two evaluations; `--evaluate-every 0` means about a twentieth of the run.
 
-    With `--split-rule trainval` these are all epochs: the test images are scored once, after the last step, so that no
-    checkpoint is selected by them.
+    With `--split-rule trainval` it is the whole run: the test images are scored only after the last step, so that they
+    select no checkpoint.
     """
     num_epochs = math.ceil(config.total_steps(steps_per_epoch) / steps_per_epoch)
     if config.split_rule == "trainval":
@@ -126,7 +126,7 @@ def check_network(config: Config) -> None:
         raise UserError(f"--decoder {config.decoder} is for --network segnet-basic, got --network {config.network}")
     if config.network == "unet" and (config.encoder_addition or config.final_batch_norm):
         name = "encoder-addition" if config.encoder_addition else "final-batch-norm"
-        raise UserError(f"--{name} is not for --network unet, which concatenates features: use --no-{name}")
+        raise UserError(f"--{name} does not apply to --network unet, which concatenates features: use --no-{name}")
     smallest = 2**config.num_stages
     if min(config.train_size) < smallest:
         height, width = config.train_size
@@ -160,7 +160,7 @@ def check_takes_vgg(config: Config) -> None:
       UserError: If the weights cannot fit; the message names the flag to change.
     """
     if config.network == "segnet-basic":
-        raise UserError(f"--init {config.init} is not for --network segnet-basic: use --init none for random weights")
+        raise UserError(f"--init {config.init} does not fit --network segnet-basic: use --init none for random weights")
     if config.width != 1:
         raise UserError(
             f"--init {config.init} needs --width 1, got {config.width:g}: use --init none for random weights"
@@ -170,24 +170,26 @@ def check_takes_vgg(config: Config) -> None:
 
 
 def _check_pixels(config: Config) -> None:
-    """Check the settings of images that are read as stored, not as RGB of 8 bits.
+    """Check the settings of images that are read as stored instead of as 8-bit RGB.
 
     Raises:
-      UserError: If a setting does not apply to them, or the network takes RGB images only.
+      UserError: If a setting does not apply to such images, or the network takes only RGB images.
     """
     if (config.channels, config.image_bits) == (3, "8"):
         return
     given = f"--channels {config.channels} --image-bits {config.image_bits}"
     if config.network == "segnet-basic" or not _has_field(config, "channels"):
-        raise UserError(f"--network {config.network} is for RGB images of 8 bits, got {given}: use --network segnet")
+        raise UserError(f"--network {config.network} is for 8-bit RGB images, got {given}: use --network segnet")
     if config.image_range != (0, 0):
-        raise UserError(f"--image-range reads 16-bit images as 8 bits and RGB, but {given} as stored: omit one of them")
+        raise UserError(
+            f"--image-range converts 16-bit images to 8-bit RGB, but {given} reads images as stored: omit one of them"
+        )
     if config.color:
-        raise UserError(f"--color is for RGB images of 8 bits, got {given}: use --color 0")
+        raise UserError(f"--color is for 8-bit RGB images, got {given}: use --color 0")
     if config.preprocessing in ("torch", "caffe"):
         raise UserError(
-            f"--preprocessing {config.preprocessing} is for RGB images of 8 bits, got {given}: use --preprocessing "
-            "auto, which normalizes by the training images' mean and standard deviation, or raw"
+            f"--preprocessing {config.preprocessing} is for 8-bit RGB images, got {given}: use --preprocessing auto, "
+            "which normalizes by the training images' mean and standard deviation, or raw"
         )
 
 
@@ -216,25 +218,17 @@ def _check_basic(config: Config) -> None:
 
 
 def check_has_dataset(network: str, data: str) -> None:
-    """Check that the images to evaluate on are known.
-
-    Args:
-      network: a run folder or an exported folder.
-      data: value of `--data`.
+    """Check that `--data` is given for an exported network, which does not name its dataset.
 
     Raises:
-      UserError: If an exported network is evaluated without `--data`.
+      UserError: If it is missing.
     """
     if is_exported(network) and not data:
-        raise UserError(f"{network} is an exported network, which names no dataset: add --data FOLDER")
+        raise UserError(f"{network} is an exported network, which does not name a dataset: add --data FOLDER")
 
 
 def check_recomputable(meta: Mapping[str, Any], network: str) -> None:
-    """Check that BatchNorm statistics can be recomputed over a network's training images.
-
-    Args:
-      meta: metadata of its checkpoint.
-      network: name of the network in messages.
+    """Check that a checkpoint's BatchNorm statistics can be recomputed over its training images.
 
     Raises:
       UserError: If the network was converted or exported.

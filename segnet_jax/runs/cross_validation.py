@@ -1,4 +1,4 @@
-"""K-fold cross-validation (`train --folds K`): one run per fold in a common folder, and their table."""
+"""K-fold cross-validation (`train --folds K`): one run per fold in a common folder, and a table of their scores."""
 
 import dataclasses
 import logging
@@ -29,50 +29,49 @@ _OWN_NAMES = r"fold-\d+|folds\.json|\.folds\.json\..*\.tmp"
 
 
 def cross_validate(config: Config, train: Callable[[Config], None]) -> pathlib.Path:
-    """Train one run per fold, each resumed if it was interrupted, and write and print the table of their scores.
+    """Train one run per fold, resuming those that were interrupted; write and print the table of their scores.
 
     Args:
       config: config with `folds`; its `run` may name the common folder.
-      train: trains with a config that names run and fold, or resumes that run.
+      train: function that trains or resumes the run of a config.
 
     Returns:
       The common folder, with the runs `fold-1` to `fold-K` and `folds.json`.
 
     Raises:
-      UserError: If the config, the data or the folder are wrong.
-      ExitError: If a training ends early; the same command continues there.
+      UserError: If the config, the data or the folder are invalid.
+      ExitError: If a training run ends early; the same command resumes it.
     """
     if config.coordinator:
-        raise UserError("--folds trains in one process, got --coordinator: start each fold by itself with --fold N")
+        raise UserError("--folds trains in one process, got --coordinator: start each fold separately with --fold N")
     folder = _common_folder(config)
     runs = [folder / f"fold-{fold}" for fold in range(1, config.folds + 1)]
     for run in runs:  # training follows a link that `run` names
         confined.check_folder(folder, run.name)
     for fold, run in enumerate(runs, 1):
         logger.info(f"fold     {fold} of {config.folds}: {run}")
-        train(dataclasses.replace(config, run=str(run), fold=fold, resume=False))  # existing ones resume by themselves
+        train(dataclasses.replace(config, run=str(run), fold=fold, resume=False))  # resumes an existing run
     unfinished = [run.name for run in runs if not confined.is_file(run, RESULT_FILE)]
-    if unfinished:  # --max-steps
-        logger.info(f"{folder}: {len(unfinished)} of {config.folds} folds are not finished; no table yet")
+    if unfinished:  # stopped by --max-steps
+        logger.info(f"{folder}: {len(unfinished)} of {config.folds} folds are not finished, so there is no table yet")
         return folder
     table = summarize_folds({run.name: read_result(run) for run in runs})
     atomic_write_json(folder / FOLDS_FILE, table)
     print_folds(table)
-    echo(f"each fold validates once, on images that its run did not train on; see {folder}")
+    echo(f"each fold is validated on images that its run was not trained on; see {folder}")
     return folder
 
 
 def summarize_folds(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Return the scores of each fold, with their mean and sample standard deviation, JSON-serializable.
-
-    Args:
-      results: name of the run -> its `result.json`.
+    """Return the scores in the `result.json` of each fold, with mean and sample standard deviation, JSON-serializable.
 
     Raises:
-      UserError: If they have different classes.
+      UserError: If the results have different classes.
     """
     if len({tuple(result["per_class"]) for result in results.values()}) > 1:
-        raise UserError(f"{', '.join(results)} have results of different classes: delete what is not a fold")
+        raise UserError(
+            f"the results of {', '.join(results)} have different classes: delete the runs that do not match"
+        )
     keys = [key for key in METRICS if all(key in result for result in results.values())]
     rows = {
         name: {"num_images": result["num_images"], "step": result["step"], **{key: result[key] for key in keys}}
@@ -88,7 +87,7 @@ def summarize_folds(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _mean_and_deviation(values: dict[str, list[float | None]]) -> dict[str, dict[str, float | None]]:
-    """Return the mean and the sample standard deviation of each list over its numbers; None where undefined."""
+    """Return the mean and the sample standard deviation of each list, ignoring None; None where undefined."""
     found = {key: np.array([each for each in row if each is not None], np.float64) for key, row in values.items()}
     return {
         "mean": {key: float(row.mean()) if len(row) else None for key, row in found.items()},
@@ -97,10 +96,10 @@ def _mean_and_deviation(values: dict[str, list[float | None]]) -> dict[str, dict
 
 
 def _common_folder(config: Config) -> pathlib.Path:
-    """Return `--run`, the newest unfinished runs/NAME-folds-NUMBER of the same command, or the next free one.
+    """Return `--run`, or the first runs/NAME-folds-NUMBER that is free or is unfinished and of the same command.
 
     Raises:
-      UserError: If the folder contains a run of its own or other files.
+      UserError: If `--run` is a file or contains anything but folds.
     """
     if config.run:
         folder = pathlib.Path(config.run)
@@ -108,7 +107,9 @@ def _common_folder(config: Config) -> pathlib.Path:
             raise UserError(f"{folder} is a file: choose another --run")
         names = os.listdir(folder) if folder.is_dir() else ()
         if is_run(folder) or any(not re.fullmatch(_OWN_NAMES, name) for name in names):
-            raise UserError(f"{folder} contains other files than folds: choose another --run, nothing is overwritten")
+            raise UserError(
+                f"{folder} contains other files than folds, and nothing is overwritten: choose another --run"
+            )
         return folder
     prefix, number = pathlib.Path("runs") / f"{name_of(config)}-folds", 1
     while (folder := pathlib.Path(f"{prefix}-{number}")).exists():

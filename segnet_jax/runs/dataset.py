@@ -24,13 +24,13 @@ logger = logging.getLogger(__name__)
 
 
 def decode(split: Split, config: Config, title: str) -> CachedSplit:
-    """Open a split's samples at the config's image size; decode those that are not in the cache."""
+    """Open a split's samples at the config's image size, decoding those that are not cached."""
     with bar(title, len(split)) as advance:
         return open_cached(split, config.image_size, cache_folder(), advance, config.fit)
 
 
 def channel_statistics(split: Split, config: Config) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation of each channel of a split's images at the config's image size."""
+    """Return the mean and standard deviation of each channel of a split's images, at the config's image size."""
     samples = decode(split, config, "reading training images")
     sums, squares = (np.zeros(config.channels, np.uint64) for _ in range(2))
     for index in range(len(samples)):
@@ -48,19 +48,21 @@ def open_data(config: Config, stored: StoredLabels | None = None, label_mapping:
 
     Args:
       config: config with the data and read options.
-      stored: label rule stored in a run, used instead of the folder's own.
-      label_mapping: the classes, if the folder names none.
+      stored: label rule stored in a run, used instead of the folder's.
+      label_mapping: classes to use if the folder has no class file.
 
     Raises:
-      UserError: If the dataset has faults; the message lists all of them.
+      UserError: If the split flags are inconsistent, or the dataset has faults; the message lists all faults.
     """
     if config.leave_out and config.split_rule != "leave-out":
         raise UserError(f"--leave-out {config.leave_out} needs --split-rule leave-out")
     if config.leave_out_train and config.split_rule != "leave-out":
         raise UserError(f"--leave-out-train {config.leave_out_train} needs --split-rule leave-out --leave-out SEQUENCE")
     if config.fold > config.folds or config.folds == 1:
-        raise UserError(f"--folds must be at least 2, and --fold one of them, got {config.folds} and {config.fold}")
-    from segnet_jax.data.open_dataset import open_dataset  # with the readers of all layouts, needed only here
+        raise UserError(
+            f"--folds must be at least 2, and --fold at most --folds, got --folds {config.folds} --fold {config.fold}"
+        )
+    from segnet_jax.data.open_dataset import open_dataset  # imports the readers of all layouts
 
     dataset = open_dataset(
         config.data,
@@ -90,17 +92,17 @@ def read_options_of(config: Config) -> ReadOptions:
 
 
 def size_warning(config: Config, dataset: Dataset) -> str:
-    """Return a warning about images that `--fit stretch` distorts; "" if there are none."""
+    """Return a warning about images that `--fit stretch` distorts, or ""."""
     height, width = config.image_size
     others = [size for size in dataset.sizes if abs(size[0] * width / (size[1] * height) - 1) > 0.02]
     if not others or config.fit != "stretch":
         return ""
     sizes = listed([f"{h}x{w}" for h, w in others])
-    return f"images of {sizes} are stretched to {height}x{width}: --fit letterbox or crop keeps their shape"
+    return f"images of {sizes} are stretched to {height}x{width}: --fit letterbox or --fit crop keeps their shape"
 
 
 def crop_warning(config: Config, dataset: Dataset) -> str:
-    """Return a warning about a `--crop` that always is the whole image; "" if it is not."""
+    """Return a warning if every `--crop` covers the whole image, otherwise ""."""
     if config.crop != config.image_size or config.scale[1] > 1:
         return ""
     height, width = config.crop
@@ -123,15 +125,15 @@ def validation_split(dataset: Dataset) -> str:
 
 
 def outside(split: Split, preprocessing: Preprocessing) -> tuple[int, ...]:
-    """Return the value outside augmented images: the mean of images read as stored, where 0 may be far from any pixel.
+    """Return the fill value of each channel outside augmented images; () for RGB images, which are filled with 0.
 
-    It is empty, for 0, of ordinary RGB images.
+    Images read as stored are filled with their mean, because 0 may be far from all of their pixel values.
     """
     return () if split.pixels == RGB else tuple(round(mean) for mean in preprocessing.mean)
 
 
 def build_sampler(config: Config, devices: Devices, num_images: int) -> Sampler:
-    """Build the training sampler; with too few images, the error suggests the batch size that fits."""
+    """Build the training sampler; if there are too few images, raise a UserError that suggests a batch size."""
     batches_per_step = devices.total * config.grad_accum_steps
     try:
         return Sampler.from_config(config, num_images, batches_per_step * config.batch_size_per_device)

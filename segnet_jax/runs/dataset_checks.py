@@ -20,13 +20,13 @@ from segnet_jax.training.class_weights import sqrt_frequency_weights
 
 logger = logging.getLogger(__name__)
 
-_MAX_PIXELS = 360 * 480  # of a suggested size: CamVid's, at which this project's speed is measured
-_CPU_PIXELS = 120 * 160  # of a suggested size without a GPU or TPU: a CPU trains on it in minutes
+_MAX_PIXELS = 360 * 480  # of a suggested size: CamVid's, which the benchmarks use too
+_CPU_PIXELS = 120 * 160  # of a suggested size without a GPU or TPU, to train in minutes
 _MIN_SIDE = 32  # for five poolings
-_STEP = 8  # suggested heights and widths are multiples of it
+_STEP = 8  # suggested heights and widths are multiples of this
 _MAX_RATIO = 256  # of the sides of a suggested size; more elongated images are letterboxed
 _SAME_SHAPE = 0.02  # relative difference of aspect ratios that counts as equal
-_UNEVEN = 1.7  # ratio of the largest to the smallest class weight from which on weighting is suggested
+_UNEVEN = 1.7  # class weights are suggested if the ratio of the largest to the smallest exceeds this
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class DatasetReport:
     """The result of `check_dataset`.
 
     Attributes:
-      dataset: None if it could not be opened.
+      dataset: the opened dataset; None if opening failed.
       counts: pixel counts of each split's labels, at the size on disk.
       faults: problems that prevent training.
-      warnings: problems that do not.
+      warnings: problems that do not prevent training.
     """
 
     dataset: Dataset | None
@@ -52,10 +52,10 @@ class Suggestion:
 
     Attributes:
       image_size: height and width.
-      fit: how images are brought to that size.
+      fit: how images are resized to that size.
       class_weights: rule of the class weights.
       batch_size_per_device: batch size for one device.
-      weights: float32 [C], by the rule auto-sqrt.
+      weights: class weights of the rule auto-sqrt, float32 [C].
     """
 
     image_size: tuple[int, int]
@@ -65,7 +65,7 @@ class Suggestion:
     weights: np.ndarray
 
     def flags(self) -> list[str]:
-        """Return the flags for these settings, without fit and batch size if they are the defaults."""
+        """Return the flags for these settings; fit and batch size are omitted if they are the defaults."""
         height, width = map(str, self.image_size)
         flags = ["--image-size", height, width, "--class-weights", self.class_weights]
         flags += ["--fit", self.fit] if self.fit != Config.fit else []
@@ -74,11 +74,7 @@ class Suggestion:
 
 
 def check_dataset(open_data: Callable[[], Dataset]) -> DatasetReport:
-    """Open a dataset and read every sample.
-
-    Args:
-      open_data: function that opens the dataset, or raises UserError with its faults.
-    """
+    """Open a dataset with `open_data` and read every sample; a UserError is reported as faults."""
     dataset, counts = None, {}
     try:
         dataset = open_data()
@@ -120,9 +116,9 @@ def check_counts(
         present = {name for name, pixels in zip(classes.names, split_counts.pixels, strict=True) if pixels}
         trained, occurring = trained or present, occurring | present
         if untrained := [name for name in classes.names if name in present - trained]:
-            warnings.append(f"{listed(untrained)} only in {split}: no training pixel, so it cannot be learned")
+            warnings.append(f"only {split} labels contain {listed(untrained)}, which therefore cannot be learned")
         if absent := [name for name in classes.names if name not in present]:
-            warnings.append(f"no {split} pixel of {listed(absent)}; in its scores it is reported as absent")
+            warnings.append(f"no {split} pixel of {listed(absent)}, which the scores report as absent")
     if occurring == {classes.names[0]} and len(classes) > 1 and total.pixels.sum() < total.total:
         message = (
             f"the labels have only void and {classes.names[0]}, so no other class can be learned: are they masks of 0 "
@@ -131,18 +127,14 @@ def check_counts(
         faults.append(Fault("mask-0-255", "", message, "check how the values of the labels are read"))
     elif occurring and classes.names[0] not in occurring:
         last = len(classes) - 1
-        warnings.append(f"no label has the id 0, {classes.names[0]}: do they start at 1? Class ids are 0..{last}")
+        warnings.append(
+            f"no label contains the id 0, {classes.names[0]}: do the ids start at 1? They must be 0..{last}"
+        )
     return faults, warnings
 
 
 def suggest(dataset: Dataset, counts: Mapping[str, LabelCounts], has_accelerator: bool = True) -> Suggestion:
-    """Suggest settings for a dataset without faults.
-
-    Args:
-      dataset: dataset with a split "train".
-      counts: pixel counts of its labels.
-      has_accelerator: whether it is to be trained on a GPU or TPU; a CPU gets smaller images.
-    """
+    """Suggest settings for a dataset without faults, with smaller images if it is trained on a CPU."""
     size, fit = suggested_size(dataset.sizes or {dataset.splits["train"].read(0)[1].shape: 1}, has_accelerator)
     train = counts["train"]
     weights = sqrt_frequency_weights(train.pixels, train.image_pixels)
@@ -153,14 +145,11 @@ def suggest(dataset: Dataset, counts: Mapping[str, LabelCounts], has_accelerator
 
 
 def suggested_size(sizes: Mapping[tuple[int, int], int], has_accelerator: bool = True) -> tuple[tuple[int, int], Fit]:
-    """Suggest a height and width for images of these sizes, and how to bring them to it.
+    """Suggest a height and width for images of several sizes, and how to resize the images to it.
 
-    Images of a single size that is not large keep it; otherwise the most frequent aspect ratio is used, with about as
-    many pixels as 360x480.
-
-    Args:
-      sizes: (height, width) -> number of images.
-      has_accelerator: see `suggest`.
+    If all images have one size that is not large, it is kept. Otherwise the suggestion has the most frequent aspect
+    ratio and at most about as many pixels as 360x480, or as 120x160 without an accelerator. `sizes` maps (height,
+    width) to the number of images.
     """
     max_pixels = _MAX_PIXELS if has_accelerator else _CPU_PIXELS
     if len(sizes) == 1 and math.prod(size := next(iter(sizes))) <= max_pixels and min(size) >= _MIN_SIDE:
@@ -180,7 +169,7 @@ def suggested_size(sizes: Mapping[tuple[int, int], int], has_accelerator: bool =
 
 
 def as_json(report: DatasetReport, has_accelerator: bool = True) -> dict[str, Any]:
-    """Return a report as JSON, for `--json`; `has_accelerator` as for `suggest`."""
+    """Return a report as JSON for `--json`; see `suggest` for `has_accelerator`."""
     dataset, counts = report.dataset, report.counts
     values: dict[str, Any] = {
         "sound": not report.faults,
@@ -218,14 +207,14 @@ def as_json(report: DatasetReport, has_accelerator: bool = True) -> dict[str, An
 
 
 def check_labels(classes: ClassTable, **splits: CachedSplit) -> None:
-    """Warn of absent classes and entirely void labels, after resizing to the network's image size.
+    """Warn about absent classes and entirely void labels, after resizing to the network's image size.
 
     Args:
       classes: class table of the dataset.
       **splits: splits by name; the first is the training split.
 
     Raises:
-      UserError: If a split has no labeled pixel.
+      UserError: If a split has no labeled pixel, or the labels seem to be masks of 0 and 255.
     """
     counts = {
         split: count_labels(lambda index, samples=samples: samples.read(index)[1], len(samples), len(classes))

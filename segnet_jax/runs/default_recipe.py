@@ -16,18 +16,18 @@ from segnet_jax.training.network_source import is_exported, local_folder, read_n
 logger = logging.getLogger(__name__)
 
 OWN_RECIPES = ("finetune", "scratch")
-"""Protocols for the user's own images, which do not name a published experiment."""
+"""Protocols for the user's own images; they do not reproduce a published experiment."""
 
 
 def default_config(data: str, init: str | None) -> Config:
-    """Return the defaults of `train` for a dataset; flags override them.
+    """Return the default config of `train` for a dataset.
 
-    For a folder of the user's own images they are a protocol: `finetune` if weights are named, or available together
-    with a GPU or TPU, else `scratch`. With a run or an exported network to start from, the network is that one.
+    For a folder of the user's own images it is a protocol: `finetune` if `init` names weights, or if VGG-16 is cached
+    and there is a GPU or TPU, otherwise `scratch`. If `init` is a run or an exported network, its network is used.
 
     Args:
       data: value of `--data`.
-      init: value of `--init`; None if it is not given.
+      init: value of `--init`, or None.
     """
     if not is_own_folder(data):
         return Config()
@@ -44,11 +44,7 @@ def default_config(data: str, init: str | None) -> Config:
 
 
 def choose_protocol(init: str | None) -> tuple[str, str]:
-    """Return the protocol for own images, "finetune" or "scratch", and the reason as text.
-
-    Args:
-      init: value of `--init`; None if it is not given.
-    """
+    """Choose "finetune" or "scratch" for the user's own images by the value of `--init`; return it with the reason."""
     if init == "none":
         return "scratch", "--init none starts from random weights"
     if init is not None:
@@ -59,26 +55,22 @@ def choose_protocol(init: str | None) -> tuple[str, str]:
         if has_accelerator():
             return "finetune", "ImageNet's VGG-16 is in the cache"
         return "scratch", "without a GPU it trains in minutes; --protocol finetune --init vgg16 would take hours"
-    return "scratch", "no pretrained weights are at hand (see `prepare vgg16`, or --init RUN)"
+    return "scratch", "no pretrained weights are available (run `prepare vgg16`, or use --init RUN)"
 
 
 def suggested_steps(num_images: int, batch_size: int) -> int:
     """Return the number of steps for training on the user's own images.
 
-    Args:
-      num_images: number of training images.
-      batch_size: images per step.
-
     Returns:
-      Ten epochs, at least 1,000 steps; without a GPU or TPU always 600, which take minutes.
+      The steps of ten epochs, but at least 1,000; without a GPU or TPU always 600, which take minutes.
     """
     return max(1000, 10 * num_images // batch_size) if has_accelerator() else 600
 
 
 def is_own_folder(data: str) -> bool:
-    """Return whether `--data` names a folder of images with classes of their own, not CamVid or rendered scenes.
+    """Return whether `--data` names a folder of the user's own images, not CamVid or rendered scenes.
 
-    A folder that cannot be read does not; opening it reports why.
+    Return False for a folder that cannot be read; opening it later reports the cause.
 
     Raises:
       UserError: If it is an address of a bucket that this command does not name, or that cannot be copied.

@@ -1,6 +1,6 @@
-"""Dry-run training: read the data, run some steps, evaluate some batches and save once; estimate time and memory.
+"""Dry run of training: read the data, take a few steps, evaluate, save once, and estimate time and memory.
 
-It leaves nothing behind except what every training run leaves in the cache.
+Like every training run, it fills the cache; it leaves no other files.
 """
 
 import contextlib
@@ -43,24 +43,24 @@ from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects
 from segnet_jax.training.state import TrainState, num_bytes_of
 from segnet_jax.weights.vgg import VGG
 
-MAX_SECONDS = 20.0  # limit of timing steps, after the first two dispatches
+MAX_SECONDS = 20.0  # of timing steps, after the first dispatch
 MAX_DISPATCHES = 10
-FINAL_DISPATCHES = 4  # one more than are in flight at once
-EVAL_BATCHES = 3  # as many as are in flight at once
+FINAL_DISPATCHES = 4  # one more than are in flight together
+EVAL_BATCHES = 3
 
 
 def read(config: Config, own: OwnObjects = NO_OBJECTS) -> tuple[Setup, VGG | TrainedSegNet | None]:
-    """Resolve a config, decode every sample and check every label, as a training does before its first step.
+    """Resolve a config, decode every sample and check every label, as a training run does before its first step.
 
     Args:
       config: config of the training run.
-      own: the augmentation that `config.augment` names, and other objects of the user.
+      own: custom objects, including the augmentation that `config.augment` names.
 
     Returns:
       The setup, and the initial weights.
 
     Raises:
-      UserError: If the config or the data are wrong, as for a training run.
+      UserError: If the config or the data are invalid, as for a training run.
     """
     find_run.check_free(config)
     setup = resolve(config, own)
@@ -71,13 +71,13 @@ def read(config: Config, own: OwnObjects = NO_OBJECTS) -> tuple[Setup, VGG | Tra
 
 
 def try_out(setup: Setup, initial: VGG | TrainedSegNet | None) -> dict[str, Any]:
-    """Run a few steps, evaluate some batches, save and restore, and estimate time and memory of the whole run.
+    """Take a few steps, evaluate a few batches, save and restore, and estimate time and memory of the whole run.
 
     Returns:
       The measurements, in seconds and bytes, as JSON.
 
     Raises:
-      ExitError: If training would fail too: too little memory or disk space, or a save that cannot be restored.
+      ExitError: If there is too little memory or disk space, or a checkpoint cannot be restored.
     """
     config = setup.config
     devices, sampler = setup.devices, setup.sampler
@@ -88,7 +88,7 @@ def try_out(setup: Setup, initial: VGG | TrainedSegNet | None) -> dict[str, Any]
         state = setup.initial_state(initial)
         steps = small.build_steps()
         state, first = _time_steps(steps, state, setup, max_dispatches=1)
-        _reset_peak()  # the peak of compilation: training will find the program in the cache
+        _reset_peak()  # without the peak of compilation: training finds the program in the cache
         state, step = _time_steps(steps, state, setup)
         step["taken"] += first["taken"]
         memory = _program_memory(steps, state, setup)
@@ -96,7 +96,7 @@ def try_out(setup: Setup, initial: VGG | TrainedSegNet | None) -> dict[str, Any]
     with _temporary_folder(config) as folder:
         saving = _time_saving(state, devices, folder)
         showing = _time_showing(evaluation, small, folder)
-    # Once more, with everything loaded that training has loaded by then, for the peak memory of the process.
+    # Repeat steps for the peak memory of the process: the modules that training needs are all loaded now.
     with explain_out_of_memory(config, devices):
         _time_steps(steps, state, setup, max_dispatches=FINAL_DISPATCHES)
     num_scored = -(-len(setup.eval_samples) // batch_size)
@@ -128,9 +128,9 @@ def try_out(setup: Setup, initial: VGG | TrainedSegNet | None) -> dict[str, Any]
 def _time_steps(
     steps: Steps, state: TrainState, setup: Setup, max_dispatches: int = MAX_DISPATCHES
 ) -> tuple[TrainState, dict[str, Any]]:
-    """Time dispatches, until `max_dispatches` or MAX_SECONDS; the first starts the clock and is not timed.
+    """Time dispatches after the first, up to `max_dispatches` or MAX_SECONDS.
 
-    As in training, several dispatches are in flight at once, because that takes memory too.
+    As in training, several dispatches are in flight together, because that affects memory use.
     """
     dispatches = setup.dispatches(range(min(max_dispatches * setup.steps_per_dispatch, setup.total_steps)))
     pending, done, num_steps_taken = deque(), [], 0
@@ -155,13 +155,13 @@ def _time_steps(
 
 
 def _wait(num_steps: int, metrics: dict[str, Any]) -> tuple[int, float, dict[str, Any]]:
-    """Wait for a dispatch; return its number of steps, when it finished, and its metrics."""
+    """Wait for a dispatch; return its number of steps, the time at which it finished, and its metrics."""
     metrics = jax.device_get(metrics)
     return num_steps, time.monotonic(), metrics
 
 
 def _program_memory(steps: Steps, state: TrainState, setup: Setup) -> dict[str, Any]:
-    """Return the bytes that a training step needs on a device, by the compiler, and the device's peak use so far."""
+    """Return the compiler's estimate of a training step's memory, and the device's peak memory use, in bytes."""
     dispatches = setup.dispatches(range(setup.steps_per_dispatch))
     inputs = next(prefetch(steps.source.inputs(dispatches), setup.devices))
     analysis, num_bytes = steps.train.program(state, inputs).memory_analysis(), None
@@ -172,14 +172,14 @@ def _program_memory(steps: Steps, state: TrainState, setup: Setup) -> dict[str, 
 
 
 def _reset_peak() -> None:
-    """Release freed memory and reset the system's peak memory of this process; on Linux only."""
+    """Release freed memory and, on Linux, reset the peak memory that the system reports for this process."""
     release_freed_memory()
     with contextlib.suppress(OSError):
         pathlib.Path("/proc/self/clear_refs").write_text("5")
 
 
 def _time_scoring(score: Callable, variables: dict[str, Any], num_batches: int) -> tuple[Evaluation, dict[str, Any]]:
-    """Evaluate the batches twice; the first time compiles."""
+    """Time the evaluation of batches, after a first one that compiles."""
     start = time.monotonic()
     score(variables)
     first = time.monotonic() - start
@@ -197,7 +197,7 @@ def _temporary_folder(config: Config) -> Iterator[pathlib.Path]:
 
 
 def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> dict[str, Any]:
-    """Save the state, restore it and compare bit for bit.
+    """Time saving the state; restore it and compare bit for bit.
 
     Raises:
       DiskFailed: If the restored state differs.
@@ -218,7 +218,7 @@ def _time_saving(state: TrainState, devices: Devices, folder: pathlib.Path) -> d
 
 
 def _time_showing(evaluation: Evaluation, setup: Setup, folder: pathlib.Path) -> dict[str, float]:
-    """Time writing and drawing an evaluation; take the second of two runs, which excludes imports."""
+    """Time writing and drawing an evaluation, after a first repetition that imports modules."""
     samples, classes, names = setup.eval_samples, setup.dataset.classes, setup.eval_split.names
     pictures = [(names[i], *samples.read(i), prediction) for i, prediction in sorted(evaluation.predictions.items())]
     picture_names, *arrays = zip(*pictures, strict=True)

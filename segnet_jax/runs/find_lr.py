@@ -1,6 +1,6 @@
-"""Learning-rate range test (`train --find-lr`): train with a growing rate and suggest one from the curve of the loss.
+"""Learning-rate range test (`train --find-lr`): train with a growing rate and suggest one from the loss curve.
 
-Nothing is trained for later use: the folder gets only the picture and the numbers.
+The trained weights are discarded; only a plot and its numbers are written.
 
 Source: Smith 2017 (arXiv 1506.01186).
 """
@@ -35,8 +35,8 @@ logger = logging.getLogger(__name__)
 
 FIRST, LAST, NUM_STEPS = 1e-7, 10.0, 150
 PICTURE, NUMBERS = "find_lr.png", "find_lr.json"
-_SMOOTHING = 0.9  # decay of the mean of the losses
-_DIVERGED = 4.0  # times the lowest mean loss
+_SMOOTHING = 0.9  # decay of the moving average of the loss
+_DIVERGED = 4.0  # the test ends when the average exceeds this multiple of its minimum
 
 
 class Range(NamedTuple):
@@ -45,7 +45,7 @@ class Range(NamedTuple):
     Attributes:
       rates: learning rates.
       losses: loss of each step.
-      smoothed: exponential means of the losses.
+      smoothed: exponential moving average of the losses.
     """
 
     rates: np.ndarray
@@ -57,8 +57,8 @@ class Suggestion(NamedTuple):
     """Learning rates read off a range test.
 
     Attributes:
-      steepest: where the smoothed loss falls fastest; None if it does not fall.
-      lowest: where it is lowest.
+      steepest: rate where the smoothed loss falls fastest; None if it does not fall.
+      lowest: rate where the smoothed loss is lowest.
     """
 
     steepest: float | None
@@ -66,14 +66,14 @@ class Suggestion(NamedTuple):
 
 
 def find_lr(config: Config, own: OwnObjects = NO_OBJECTS) -> pathlib.Path:
-    """Run the range test, log the suggestion, and return the folder with picture and numbers.
+    """Run the range test, log the suggestion, and return the folder with the plot and the numbers.
 
     Args:
       config: config of the training run; `run` may name the folder.
-      own: the augmentation that `config.augment` names, and other objects of the user.
+      own: custom objects, including the augmentation that `config.augment` names.
 
     Raises:
-      UserError: If the config or the data are wrong, as for a training run.
+      UserError: If the config or the data are invalid, as for a training run.
     """
     if config.resume:
         raise UserError("--find-lr starts from the initial weights, got --resume: use only one of them")
@@ -93,8 +93,8 @@ def find_lr(config: Config, own: OwnObjects = NO_OBJECTS) -> pathlib.Path:
         logger.warning(f"the loss did not fall at any learning rate from {FIRST:g} to {LAST:g}: see {folder / PICTURE}")
     else:
         logger.info(
-            f"suggests --learning-rate {suggestion.steepest:.2g}, where the loss falls fastest; it is lowest at "
-            f"{suggestion.lowest:.2g}: see {folder / PICTURE}"
+            f"suggestion: --learning-rate {suggestion.steepest:.2g}, where the loss falls fastest; the loss is lowest "
+            f"at {suggestion.lowest:.2g}; see {folder / PICTURE}"
         )
     return folder
 
@@ -112,13 +112,7 @@ def steps_of(setup: Setup) -> tuple[Callable, Iterator, optax.GradientTransforma
 
 
 def range_test(train: Callable, batches: Any, state: Any) -> Range:
-    """Train until the rates end or the loss diverges.
-
-    Args:
-      train: (state, batch) -> (state, metrics of each step).
-      batches: inputs of the dispatches.
-      state: initial state.
-    """
+    """Take training steps until the batches end or the loss diverges."""
     rates, losses, smoothed, total, weight = [], [], [], 0.0, 0.0
     with bar("learning rates", NUM_STEPS) as advance:
         for batch in batches:
@@ -140,13 +134,13 @@ def range_test(train: Callable, batches: Any, state: Any) -> Range:
 
 
 def suggest(found: Range) -> Suggestion:
-    """Return the rate where the smoothed loss falls fastest per decade before its minimum, and that of the minimum.
+    """Return the rate where the smoothed loss falls fastest per decade before its minimum, and the rate at the minimum.
 
     Raises:
-      UserError: If not even two losses were finite.
+      UserError: If fewer than two losses were finite.
     """
     if len(found.rates) < 2:
-        raise UserError(f"the loss was not finite from the first steps on, at a learning rate of {FIRST:g}")
+        raise UserError(f"the loss was not finite even in the first steps, at a learning rate of {FIRST:g}")
     end = int(np.argmin(found.smoothed))
     lowest = float(found.rates[end])
     if end < 2:

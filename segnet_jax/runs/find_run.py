@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 def find(config: Config, stack: contextlib.ExitStack) -> Config:
     """Find the run to resume: `--run` if it contains a run, else the newest unfinished run of the same command.
 
-    Runs in use, with other settings or with a damaged config are skipped.
+    The search skips runs that are in use, have other settings, or have a damaged config.
 
     Args:
       config: config from the command line.
@@ -34,8 +34,8 @@ def find(config: Config, stack: contextlib.ExitStack) -> Config:
       The config, with `run` and `resume` set if there is a run to resume.
 
     Raises:
-      UserError: If the run has other settings or cannot be written to, or `--run` contains other files.
-      RunInUse: If another process trains in it.
+      UserError: If the run in `--run` has other settings, or the folder contains other files or cannot be written to.
+      RunInUse: If another process is training the run.
     """
     check_upload(config.upload)
     if config.resume or (config.run and is_run(pathlib.Path(config.run))):
@@ -64,7 +64,7 @@ def find(config: Config, stack: contextlib.ExitStack) -> Config:
 
 
 def name_of(config: Config) -> str:
-    """Return the name of a config's runs, before their number: the protocol, or the data folder for own images."""
+    """Return the name of a config's runs without their number: the protocol, or the data folder's for own images."""
     is_own = config.protocol in OWN_RECIPES or not config.protocol
     return pathlib.Path(config.data).resolve().name if is_own else config.protocol
 
@@ -74,7 +74,7 @@ def _newest_first(config: Config) -> list[pathlib.Path]:
     prefix = f"{name_of(config)}-"
     try:
         names = os.listdir("runs")
-    except OSError:  # none yet
+    except OSError:  # there is no runs/ yet
         return []
     numbers = {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
     numbered = [(int(number), name) for name, number in numbers.items() if number.isdecimal()]
@@ -83,10 +83,10 @@ def _newest_first(config: Config) -> list[pathlib.Path]:
 
 
 def _check_changes(folder: pathlib.Path, old: Config, new: Config) -> None:
-    """Check that the changed settings of a resumed run may change, with or without `--override`.
+    """Check that a run may be resumed with changed settings, some of which need `--override`.
 
     Raises:
-      UserError: If a setting may not change; the message names old -> new of each.
+      UserError: If a setting may not change; the message shows old and new values.
     """
     changed = differences(old, new)
     if "own" in changed and not new.override:
@@ -95,11 +95,11 @@ def _check_changes(folder: pathlib.Path, old: Config, new: Config) -> None:
     start = f"cannot resume {folder} with changed settings"
     if names := refused(changed):
         wrong = ", ".join(texts[name] for name in names)
-        raise UserError(f"{start}: {wrong}; omit these flags, or choose a new --run")
+        raise UserError(f"{start}: {wrong}; omit these flags, or start a new run with another --run")
     if changed and not new.override:
         raise UserError(
-            f"{start}: {', '.join(texts.values())}; omit these flags, choose a new --run, or add --override to resume "
-            "with the change, which is recorded in the run"
+            f"{start}: {', '.join(texts.values())}; omit these flags, start a new run with another --run, or add "
+            "--override to resume with the change, which is recorded in the run"
         )
 
 
@@ -112,7 +112,7 @@ def check_free(config: Config) -> None:
     folder = pathlib.Path(config.run or "runs")
     try:
         if config.run and folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
-            raise UserError(f"{folder} is not an empty folder: choose another --run, nothing is overwritten")
+            raise UserError(f"{folder} is not an empty folder, and nothing is overwritten: choose another --run")
         parent = existing_parent(folder)
     except OSError as error:
         raise _cannot_create(folder, error.strerror) from None
@@ -121,11 +121,7 @@ def check_free(config: Config) -> None:
 
 
 def check_room(config: Config, num_bytes: int) -> None:
-    """Check that the run's checkpoints fit on the disk, unless the run waits for disk space.
-
-    Args:
-      config: config of the run.
-      num_bytes: size in bytes of one checkpoint.
+    """Check that checkpoints of `num_bytes` each fit on the run's disk, unless the run waits for disk space.
 
     Raises:
       UserError: If the checkpoints do not fit.
@@ -152,12 +148,12 @@ def _cannot_create(folder: pathlib.Path, why: str | None) -> UserError:
 
 
 def _is_foreign(path: pathlib.Path) -> bool:
-    """Return whether a file cannot be left over from a run that was killed during its start."""
+    """Return whether a file is not a leftover of a run that was killed during its start."""
     return path.name != LOCK_FILE and not (path.name.startswith(f".{CONFIG_FILE}.") and path.suffix == ".tmp")
 
 
 def claim_folder(config: Config, stack: contextlib.ExitStack) -> pathlib.Path:
-    """Create the folder of a new run, `--run` or the next free runs/NAME-NUMBER, and lock it as `find` does.
+    """Create the folder of a new run, `--run` or the next free runs/NAME-NUMBER, and lock it.
 
     Raises:
       UserError: If `--run` contains a run or other files, or cannot be created.
@@ -169,13 +165,13 @@ def claim_folder(config: Config, stack: contextlib.ExitStack) -> pathlib.Path:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(RunLock(folder))
             if is_run(folder):
-                raise RunInUse(f"another process has just created a run in {folder}: start the command again to resume")
+                raise RunInUse(f"another process has just created a run in {folder}: run the command again to resume")
             check_free(config)
             return folder
         for number in range(1, 1_000_000):
             folder = pathlib.Path("runs") / f"{name_of(config)}-{number}"
             try:
-                folder.mkdir(parents=True)  # atomic: two starts at once get two folders
+                folder.mkdir(parents=True)  # atomic, so that no other process gets the same folder
             except FileExistsError:
                 continue
             stack.enter_context(RunLock(folder))

@@ -1,8 +1,8 @@
 """Read the weights that `--init` names: a VGG for the encoder, or a trained SegNet for the whole network.
 
 A SegNet comes from a run folder, from `export --format safetensors` (the file, its folder, or a repository on the
-Hugging Face Hub that contains it), or from a `.caffemodel`. The run is not modified, and a damaged checkpoint is an
-error: no older one is used instead.
+Hugging Face Hub that contains it), or from a `.caffemodel`. The run is not modified. A damaged checkpoint is an error:
+no older checkpoint is used instead.
 """
 
 import dataclasses
@@ -49,7 +49,7 @@ def read_initial(
       config: config of the training run.
       devices: devices to train on.
       share: function that returns process 0's text in every process.
-      own: objects given from Python; a run to start from may have the same network.
+      own: custom objects; a run to start from may use the same network.
 
     Raises:
       UserError: If the weights are missing or damaged, do not fit, come from a run that is still training, or are at
@@ -105,7 +105,7 @@ def _read_run(
     """Read the variables of the checkpoint that a run's result.json scores."""
     source = files.read_run(folder)
     if who := is_held(folder):
-        raise UserError(f"--init {config.init} is still training, by {who}: wait until it has ended, or stop it")
+        raise UserError(f"--init {config.init} is still being trained by {who}: wait until it has ended, or stop it")
     alone = Devices(devices.local[:1], 1)
     own = own if missing("model", source.own) else build.NO_OBJECTS
     restored = restore(str(folder), source, "result", alone, "float32", intact=True, broadcast=share, own=own)
@@ -132,7 +132,7 @@ def _own_segnet(config: Config, found: OwnSegNet, path: pathlib.Path) -> Trained
 
 
 def _read_caffe(config: Config, path: pathlib.Path) -> TrainedSegNet:
-    """Read a SegNet's `.caffemodel`, which does not name its classes: eleven are assumed to be CamVid's, in order."""
+    """Read a SegNet from a `.caffemodel`, which does not name its classes; eleven are assumed to be CamVid's."""
     from segnet_jax.weights.formats.caffe_segnet import BATCH_NORM_EPSILON
     from segnet_jax.weights.load import read_caffe_segnet
 

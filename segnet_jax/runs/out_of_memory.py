@@ -1,4 +1,4 @@
-"""Errors with advice for a device or host that runs out of memory."""
+"""Out-of-memory errors that suggest flags."""
 
 import contextlib
 import dataclasses
@@ -17,16 +17,16 @@ from segnet_jax.training.precision import choose_precision
 def explain_out_of_memory(
     config: Config, devices: Devices, *, has_run: bool = False, flags: type = Config
 ) -> Iterator[None]:
-    """Replace an out-of-memory error by one that suggests flags; the batch size is never changed automatically.
+    """Replace an out-of-memory error with one that suggests flags. The batch size is never changed automatically.
 
     Args:
       config: config of the computation.
       devices: devices of the computation.
-      has_run: whether it is training that resumes a run folder.
-      flags: the dataclass of the command's flags; only flags that it has are suggested.
+      has_run: whether the suggested flags are for resuming an existing run.
+      flags: dataclass of the command's flags; no others are suggested.
 
     Raises:
-      OutOfMemory: If JAX ran out of memory; raised instead of its error.
+      OutOfMemory: If the device or the host runs out of memory.
     """
     try:
         yield
@@ -44,17 +44,11 @@ def explain_out_of_memory(
 def check_memory(config: Config, devices: Devices, *, has_run: bool = False, flags: type = Config) -> None:
     """Check, before anything is allocated, that a batch can fit in a device's memory.
 
-    Only a lower bound is counted, a batch and the features of the first convolution in 16 bits, so that nothing is
-    refused that could run.
-
-    Args:
-      config: config of the computation.
-      devices: devices of the computation.
-      has_run: as in `explain_out_of_memory`.
-      flags: as in `explain_out_of_memory`.
+    The estimate is a lower bound (a batch and the output of the first convolution in 16 bits), so that no config that
+    could run is rejected. The arguments are those of `explain_out_of_memory`.
 
     Raises:
-      OutOfMemory: If the batch cannot fit; the message has the sizes and advice.
+      OutOfMemory: If the batch cannot fit.
     """
     height, width = config.image_size
     channels = max(1, round(64 * config.width))
@@ -68,14 +62,7 @@ def check_memory(config: Config, devices: Devices, *, has_run: bool = False, fla
 
 
 def memory_advice(config: Config, device: jax.Device, has_run: bool, flags: type = Config) -> str:
-    """Return flags that reduce memory, least intrusive first; some need a new run.
-
-    Args:
-      config: config of the computation that does not fit.
-      device: device that it does not fit on.
-      has_run: as in `explain_out_of_memory`.
-      flags: as in `explain_out_of_memory`.
-    """
+    """Return suggested flags that reduce memory use, least intrusive first, as text."""
     batch, names = config.batch_size_per_device, {item.name for item in dataclasses.fields(flags)}
     smaller = [f"--batch-size-per-device {batch // 2}"] * (batch > 1)
     if "grad_accum_steps" in names:

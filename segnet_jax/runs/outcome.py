@@ -28,11 +28,6 @@ OUTCOME_FILE, CHECKPOINTS = "outcome.json", "checkpoints"
 def check_never_saved(folder: pathlib.Path, config: Config, steps_per_epoch: int) -> None:
     """Check that a run without checkpoints never saved one, so that it may restart at step 0; log the restart.
 
-    Args:
-      folder: run folder.
-      config: config of the run.
-      steps_per_epoch: number of steps per epoch.
-
     Raises:
       NoCheckpoint: If the run's outcome or its metrics show that it had a checkpoint.
     """
@@ -45,7 +40,7 @@ def check_never_saved(folder: pathlib.Path, config: Config, steps_per_epoch: int
         last = max((row["step"] for row in read_metrics(folder / METRICS_FILE)), default=0)
     except FileNotFoundError:
         return
-    # The folder is created before the step after the first save: a kill cannot leave later steps without it.
+    # The checkpoint folder is created before the step after the first save, so no kill leaves later steps without it.
     evaluate_every = epochs_between_evaluations(config, steps_per_epoch)
     first_save = min(config.checkpoint_every, evaluate_every) * steps_per_epoch
     if last > first_save and confined.status(folder, CHECKPOINTS) is None:
@@ -61,11 +56,11 @@ def resume_command(folder: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def record_outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> Iterator[dict[str, Any]]:
-    """Write `outcome.json` (exit code, reason, how to resume) and the report when the context ends, in any way.
+    """Write `outcome.json` (exit code, reason, how to resume) and the report on exit, also after an error.
 
     Args:
       folder: run folder.
-      saved: returns the step of the newest checkpoint that verifies; called after a failure.
+      saved: function that returns the step of the newest intact checkpoint; called after an error.
 
     Yields:
       A dict to fill after success: "saved", the last saved step, and "state", the checksum of its state.
@@ -95,7 +90,7 @@ def record_outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> Ite
 
 
 def write_loss(folder: pathlib.Path, message: str) -> None:
-    """Write `outcome.json` before this process ends because another one is lost."""
+    """Write `outcome.json` before this process exits because another process is lost."""
     atomic_write_json(folder / OUTCOME_FILE, {"exit_code": HostLost.exit_code, "why": message})
 
 

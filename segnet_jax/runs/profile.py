@@ -18,13 +18,13 @@ _SKIPPED = 2  # calls before the trace: the first one compiles
 
 @contextlib.contextmanager
 def profiled(train: Callable, folder: pathlib.Path, num_steps: int, is_writer: bool) -> Iterator[Callable]:
-    """Yield the training step; it traces some of its calls, and the context ends a trace that is not complete.
+    """Yield the training step, wrapped so that some of its calls are traced; end an incomplete trace on exit.
 
     Args:
       train: function (state, inputs) -> (state, metrics [K] of K steps).
       folder: run folder.
-      num_steps: number of steps to trace, rounded up to whole calls; 0: `train` itself is yielded.
-      is_writer: whether this process writes; others trace nothing.
+      num_steps: number of steps to trace, rounded up to whole calls; 0 yields `train` itself.
+      is_writer: whether this process writes; other processes trace nothing.
     """
     if not num_steps or not is_writer:
         yield train
@@ -46,7 +46,7 @@ class _Trace:
         if self._num_calls == _SKIPPED:
             jax.block_until_ready(state)
             options = jax.profiler.ProfileOptions()
-            options.python_tracer_level = 0  # the devices are of interest, and the tracer of Python's calls may crash
+            options.python_tracer_level = 0  # only devices are of interest, and the Python tracer may crash
             folder = confined.make_folder(self._folder, FOLDER)
             jax.profiler.start_trace(str(folder), profiler_options=options)
             self._is_tracing = True
@@ -60,7 +60,7 @@ class _Trace:
         return state, metrics
 
     def end(self) -> None:
-        """End the trace and log where it is; warn if there never was one."""
+        """End the trace and log its location; warn if nothing was traced."""
         if self._is_tracing:
             jax.profiler.stop_trace()
             self._is_tracing = False
@@ -69,4 +69,4 @@ class _Trace:
                 "TensorBoard with its profile plugin"
             )
         elif not self._num_traced:
-            logger.warning(f"--profile needs more than {_SKIPPED} calls of the step: nothing was traced")
+            logger.warning(f"nothing was traced: --profile needs more than {_SKIPPED} calls of the training step")

@@ -42,11 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def by_statistics(confusions: Mapping[str, np.ndarray]) -> dict[str, dict]:
-    """Return the scores with running and with precise batch-norm statistics, as JSON; {} without precise statistics.
-
-    Args:
-      confusions: "running", and "recompute" for precise statistics, int64 [C,C].
-    """
+    """Return the scores with "running" and with "recompute" (precise) statistics, as JSON; {} without the latter."""
     if confusions.keys() == {"running"}:
         return {}
     by_rule = {rule: scores(confusion) for rule, confusion in confusions.items()}
@@ -66,15 +62,8 @@ def write_result(
 ) -> None:
     """Write `result.json` of a finished run and print its table.
 
-    Args:
-      folder: run folder.
-      setup: setup of the run.
-      meta: metadata of its last checkpoint.
-      run_logger: logger of the run.
-      sum_of_state: checksum of its last state.
-      evaluation: final evaluation of the result's checkpoint, with precise batch-norm statistics if configured; None
-        if that checkpoint is damaged.
-      boundary: boundary F1 of the same evaluation, or None.
+    `meta` and `sum_of_state` are metadata and checksum of the last checkpoint; `evaluation` and `boundary` score the
+    result's checkpoint, with precise batch-norm statistics if configured, and are None if it is damaged.
     """
     config = setup.config
     chosen, classes = meta[config.result_checkpoint], setup.dataset.classes
@@ -108,7 +97,7 @@ def write_result(
         **({"confusion": confusion} if recomputed else {}),
     }
     path, names = images_path(folder, chosen["step"]), setup.eval_split.names
-    if recomputed and evaluation.confusions is not None:  # the result is of these
+    if recomputed and evaluation.confusions is not None:  # the result is computed from these
         write_images(path, Images(names, evaluation.confusions))
     images = read_images(path)
     if images is not None and not np.array_equal(images.confusions.sum(axis=0), confusion):
@@ -123,7 +112,7 @@ def write_result(
     print_table(table, classes, interval=by_image["interval"], boundary=boundary)
     if meta["last"]["step"] < setup.total_steps:
         stopped = f"stopped early after step {meta['last']['step']} of {setup.total_steps}"
-        echo(f"{stopped}: {config.best_metric} was no better in the last {config.patience} evaluations")
+        echo(f"{stopped}: {config.best_metric} did not improve in the last {config.patience} evaluations")
     echo(f"{setup.eval_name} scores of the {config.result_checkpoint} checkpoint, step {chosen['step']}; see {folder}")
     if baseline is not None:
         _print_baseline(table.miou, baseline, classes.names[baseline.class_id])
@@ -141,13 +130,7 @@ def _print_baseline(miou: float, baseline: Baseline, name: str) -> None:
 
 
 def recipe(config: Config, dataset: str, global_batch_size: int | None) -> dict[str, Any]:
-    """Return the dataset of a result, and its differences from the protocol, or from the defaults without one.
-
-    Args:
-      config: config of the run.
-      dataset: name of the training data.
-      global_batch_size: images per step; None if unknown.
-    """
+    """Return the dataset of a result, and how its settings differ from the protocol or, without one, the defaults."""
     _, base, changes = recipe_differences(config)
     # The global batch size, compared below, includes the accumulation.
     changes = {name: both for name, both in changes.items() if name != "grad_accum_steps"}
@@ -161,11 +144,7 @@ def recipe(config: Config, dataset: str, global_batch_size: int | None) -> dict[
 
 
 def summarize_images(images: Images | None) -> dict[str, Any]:
-    """Return the bootstrap intervals and the score of each sequence, computed from per-image scores.
-
-    Args:
-      images: the confusion matrix of each image; None if they were not stored, which gives no interval.
-    """
+    """Return the bootstrap intervals and the score of each video sequence; {"interval": {}} without images."""
     if images is None:
         return {"interval": {}}
     summary: dict[str, Any] = {"interval": intervals([images.confusions])}
@@ -183,12 +162,12 @@ def summarize_images(images: Images | None) -> dict[str, Any]:
 def recompute_statistics(
     run: str, trained: Config, dataset: Dataset, restored: Restored, devices: Devices
 ) -> dict[str, Any]:
-    """Return precise batch-norm statistics of a restored network over the training images of its run.
+    """Compute precise batch-norm statistics of a restored network over the training images of its run.
 
     Args:
       run: name of the run.
       trained: config that the run was trained with.
-      dataset: dataset in use, whose training images are used if they are the run's.
+      dataset: dataset in use; its training images are read only if the run was trained on them.
       restored: the network with running statistics.
       devices: devices to compute on.
 
@@ -202,7 +181,7 @@ def recompute_statistics(
     if split.fingerprint != fingerprint:
         logger.warning(
             f"the training images in {trained.data} have changed since {run} was trained; BatchNorm statistics are "
-            "recomputed over the present ones"
+            "recomputed over the current images"
         )
     samples = decode(split, trained, "reading train images")
     preprocessing = preprocessing_of(restored.meta)
@@ -214,21 +193,13 @@ def recompute_statistics(
 def result_variables(
     setup: Setup, checkpoints: Checkpoints, meta: dict[str, Any], state: TrainState, step: int, disk: DiskRetry
 ) -> dict[str, Any] | None:
-    """Return the variables of the result's checkpoint; every process must call it.
+    """Return the variables of the result's checkpoint; every process must call this function.
 
-    With `--batch-norm recompute`, precise statistics of the best and the newest checkpoint are computed and saved
-    first.
-
-    Args:
-      setup: setup of the run.
-      checkpoints: checkpoints of the run.
-      meta: metadata of the newest checkpoint.
-      state: state after the last step.
-      step: number of the last step.
-      disk: retries operations that fail because the disk is full.
+    With `--batch-norm recompute`, it first computes and saves precise statistics of the best and newest checkpoints.
+    `meta` belongs to the newest checkpoint, and `state` is the state after the last step, `step`.
 
     Returns:
-      "params" and "batch_stats"; None if the result is of the best checkpoint and that is damaged.
+      "params" and "batch_stats"; None if the result's checkpoint is the best one and is damaged.
     """
     config, best = setup.config, meta["best"]["step"]
     chosen = best if config.result_checkpoint == "best" else step
@@ -253,12 +224,15 @@ def result_variables(
 def score_result(
     setup: Setup, variables: dict[str, Any] | None, evaluate: Callable[..., Evaluation | None]
 ) -> tuple[Evaluation | None, BoundaryF1 | None] | None:
-    """Evaluate the result's checkpoint with its boundary F1; None if stopped, two None if the checkpoint is damaged.
+    """Evaluate the result's checkpoint.
 
     Args:
       setup: setup of the run.
       variables: from `result_variables`.
-      evaluate: function of variables and `on_prediction` that evaluates them.
+      evaluate: function (variables, on_prediction) -> evaluation, or None if stopped.
+
+    Returns:
+      The evaluation and its boundary F1, both None if the checkpoint is damaged; None if stopped.
     """
     if variables is None:
         lost = " and uses the running statistics" if setup.config.batch_norm == "recompute" else ""
@@ -270,18 +244,9 @@ def score_result(
 def save_precise_statistics(
     setup: Setup, checkpoints: Checkpoints, which: Which, step: int, variables: dict[str, Any], disk: DiskRetry
 ) -> dict[str, Any]:
-    """Compute and save precise batch-norm statistics of a checkpoint; every process must call it.
+    """Compute and save precise batch-norm statistics of a checkpoint; every process must call this function.
 
-    Args:
-      setup: setup of the run.
-      checkpoints: checkpoints of the run.
-      which: the best or the newest checkpoint.
-      step: step of the checkpoint.
-      variables: variables of the checkpoint.
-      disk: retries operations that fail because the disk is full.
-
-    Returns:
-      The variables with these statistics.
+    Return the checkpoint's variables with these statistics.
     """
     config, devices = setup.config, setup.devices
     network = (setup.model, variables, setup.train_samples, setup.preprocessing)

@@ -27,17 +27,17 @@ from segnet_jax.training.network_source import exported_labels, is_exported
 
 RESULT_FILE = "result.json"
 LABELS_FILE = "labels.json"
-"""The label rule that the run's labels were read by, resolved from its read options."""
+"""The label rule with which the run's labels are read, resolved from its read options."""
 
-_SCORES = ("miou", "mean_accuracy", "global_accuracy")  # of every result, also of older versions
+_SCORES = ("miou", "mean_accuracy", "global_accuracy")  # in every result, including those of older versions
 _DATA_FILE, _OLD_RESULT_FILE = "data.json", "result_before.json"
-_MAX_BYTES = 4_000_000  # of a label rule with 65,536 values and as many colors
+_MAX_BYTES = 4_000_000  # of a label rule, which may have 65,536 values and as many colors
 
 
 def write_first_files(
     folder: pathlib.Path, config: Config, devices: list[str], dataset: Dataset, batch: Mapping[str, np.ndarray]
 ) -> None:
-    """Write the files known before the first step: config, environment, data, and a picture of the first batch."""
+    """Write the files of a new run: config, environment, data, label rule, and a picture of the first batch."""
     atomic_write_text(folder / CONFIG_FILE, config.to_toml())
     atomic_write_json(folder / "environment.json", environment(devices))
     atomic_write_json(folder / _DATA_FILE, {name: dict(split.files) for name, split in dataset.splits.items()})
@@ -52,7 +52,7 @@ def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
     """Read the classes and the label rule stored in a run or in an exported network.
 
     Returns:
-      None for a run of an older version, or of data without label files.
+      The classes and the label rule; None for a run of an older version, or of data without label files.
 
     Raises:
       UserError: If the file is damaged, a link, or too large.
@@ -71,7 +71,7 @@ def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
 
 
 def clean_up(folder: pathlib.Path) -> None:
-    """Delete temporary files left by a killed process; only for the process that holds the run's lock."""
+    """Delete temporary files left by a killed process; the caller must hold the run's lock."""
     inner = [f"{name}/" for name in confined.names(folder) if _is_folder(folder, name)]
     for parent in ("", *inner):
         for name in confined.names(folder, parent):
@@ -85,7 +85,7 @@ def _is_folder(folder: pathlib.Path, name: str) -> bool:
 
 
 def record_overrides(folder: pathlib.Path, config: Config, step: int) -> None:
-    """Append the settings overridden from this step on to `overrides.json`, and rewrite the run's config."""
+    """Append the settings that change after this step to `overrides.json`, and rewrite the run's config."""
     changed = differences(read_run(folder), config)
     if not changed:
         return
@@ -95,16 +95,16 @@ def record_overrides(folder: pathlib.Path, config: Config, step: int) -> None:
 
 
 def set_result_aside(folder: pathlib.Path) -> None:
-    """Rename the result of a finished run that is trained further."""
+    """Rename the result of a finished run before its training continues."""
     with contextlib.suppress(FileNotFoundError):
         confined.rename(folder, RESULT_FILE, _OLD_RESULT_FILE)
 
 
 def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: pathlib.Path, dataset: Dataset) -> None:
-    """Compare data, classes, global batch size and precision of a checkpoint with those of the resumed run.
+    """Check that data, classes, global batch size and precision of a checkpoint match those of the resumed run.
 
     Raises:
-      UserError: If any of them differs.
+      UserError: If one differs.
     """
     for name, now in identity.items():
         before = meta[name]
@@ -117,7 +117,9 @@ def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: path
                 for split in sorted(before.keys() | now.keys())
                 if before.get(split) != now.get(split)
             )
-        raise UserError(f"{folder} cannot be resumed: {difference}; undo the change, or start a new --run")
+        raise UserError(
+            f"{folder} cannot be resumed: {difference}; undo the change, or start a new run with another --run"
+        )
 
 
 def _changed_files(folder: pathlib.Path, split: str, dataset: Dataset) -> str:
@@ -132,18 +134,18 @@ def _changed_files(folder: pathlib.Path, split: str, dataset: Dataset) -> str:
         for name in sorted(before.keys() | now.keys())
         if before.get(name) != now.get(name)
     ]
-    return listed(changed) if changed else "other samples, or another order"
+    return listed(changed) if changed else "different samples, or a different order"
 
 
 def read_result(folder: pathlib.Path) -> dict[str, Any]:
-    """Read the result of a finished run; its scores, and whatever else this package computes with, are checked.
+    """Read the result of a finished run, and check all values that this package uses.
 
     Raises:
-      UserError: If it is a link, cannot be read, or is damaged.
+      UserError: If the file is a link, cannot be read, or is damaged.
     """
     try:
         result = confined.read_json(folder, RESULT_FILE)
-        why = _fault_of(result) if isinstance(result, dict) else "it is not a table"
+        why = _fault_of(result) if isinstance(result, dict) else "it is not a JSON object"
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
     if why:
@@ -153,12 +155,12 @@ def read_result(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _fault_of(result: dict[str, Any]) -> str:
-    """Return what is wrong with a result; "" if nothing is."""
+    """Return a description of a result's first fault, or ""."""
     if missing := [key for key in (*_SCORES, "per_class", "num_images", "step") if key not in result]:
         return f"it has no {missing[0]}"
     rows = result["per_class"]
     if not isinstance(rows, dict) or not all(isinstance(row, dict) and "iou" in row for row in rows.values()):
-        return "per_class is not a table of classes with their iou"
+        return "per_class does not map each class to its iou"
     scores = {key: result.get(key) for key in METRICS} | {f"iou of {name}": row["iou"] for name, row in rows.items()}
     for key, value in scores.items():
         if value is not None and not (type(value) in (int, float) and 0 <= value <= 1):
@@ -171,10 +173,9 @@ def _fault_of(result: dict[str, Any]) -> str:
 
 
 def steps_of_result(folder: pathlib.Path) -> int | None:
-    """Return the number of steps of a run's result, or None without a readable result.
+    """Return the number of steps of a run's result, or None if there is no readable result.
 
-    Only the result shows that a run is complete: training may have been stopped while the last checkpoint was
-    evaluated.
+    Only the result shows that a run is complete: training may have been stopped during the last evaluation.
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):
         return confined.read_json(folder, RESULT_FILE).get("num_steps")

@@ -35,11 +35,11 @@ logger = logging.getLogger(__name__)
 
 
 def agree_on_run(config: Config, hosts: Hosts, stack: contextlib.ExitStack) -> Config:
-    """Return the config with the run that all processes resume, if there is one; its lock is held by `stack`.
+    """Return the config with the run that all processes resume, if any; `stack` holds its lock.
 
     Raises:
       UserError: If the run has other settings, or its folder cannot be used.
-      ExitError: If another process trains in it.
+      ExitError: If another process is training the run.
     """
     if hosts.is_writer:
         config = find_run.find(config, stack)
@@ -48,19 +48,15 @@ def agree_on_run(config: Config, hosts: Hosts, stack: contextlib.ExitStack) -> C
 
 
 def claim_folder(config: Config, hosts: Hosts, stack: contextlib.ExitStack) -> pathlib.Path:
-    """Create the folder of a new run and lock it, for all processes."""
+    """Create and lock the folder of a new run in process 0, and return it in every process."""
     claimed = str(find_run.claim_folder(config, stack)) if hosts.is_writer else None
     return pathlib.Path(hosts.broadcast("folder", claimed))
 
 
 def is_complete(setup: Setup, folder: pathlib.Path, step: int, meta: dict[str, Any]) -> bool:
-    """Return whether a run has taken all of its steps, or stopped early, and written its result; log it if so.
+    """Return whether a run has finished all steps, or stopped early, and written its result; if so, log this.
 
-    Args:
-      setup: setup of the run.
-      folder: run folder.
-      step: step of the newest checkpoint.
-      meta: metadata of that checkpoint.
+    `step` and `meta` are those of the newest checkpoint.
 
     Raises:
       UserError: If the run has taken more steps than the config asks for.
@@ -71,8 +67,8 @@ def is_complete(setup: Setup, folder: pathlib.Path, step: int, meta: dict[str, A
         if config.steps:
             given, more = f"--steps {config.steps}", f"--steps {step}"
         raise UserError(
-            f"{folder} has taken {step} steps, but {given} makes only {setup.total_steps}: use at least {more} "
-            "with --override, or start a new --run"
+            f"{folder} has taken {step} steps, but {given} is only {setup.total_steps}: use at least {more} "
+            "with --override, or start a new run with another --run"
         )
     ended = step == setup.total_steps or (stops_early(setup, meta) and step == meta["last"]["step"])
     if not ended or step != run_folder.steps_of_result(folder):
@@ -88,21 +84,17 @@ def is_finished(setup: Setup, meta: dict[str, Any]) -> bool:
 
 
 def stops_early(setup: Setup, meta: dict[str, Any]) -> bool:
-    """Return whether the last `--patience` evaluations in a row were no better than an earlier one."""
+    """Return whether the last `--patience` evaluations brought no improvement."""
     return 0 < setup.config.patience <= meta["evaluations_since_best"]
 
 
 def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_metric: str) -> dict[str, Any] | None:
-    """Return the best evaluation whose checkpoint is intact; warn if the best one of the run is lost.
+    """Return the best evaluation whose checkpoint is intact; warn if the run's best checkpoint is lost.
 
-    Args:
-      checkpoints: checkpoints of the run.
-      step: step of the checkpoint to resume from.
-      meta: the metadata of that checkpoint.
-      best_metric: the metric that selects the best checkpoint.
+    `step` and `meta` are those of the checkpoint to resume from.
 
     Returns:
-      Step and confusion matrix; None where the next evaluation is to be the best.
+      Step and confusion matrix; None if no such evaluation is left, so that the next one becomes the best.
     """
     best, intact = meta["best"], checkpoints.latest_best(until=step)
     if intact == (best and best["step"]):
@@ -110,14 +102,14 @@ def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_
     left = []
     if intact is not None:
         left = [best_evaluation(checkpoints.read_meta("best", intact), f"the best checkpoint of step {intact}")]
-    left += [meta["last"]] if meta["last"] and meta["last"]["step"] == step else []  # the newest itself was scored
+    left += [meta["last"]] if meta["last"] and meta["last"]["step"] == step else []  # newest was evaluated
     found = max(filter(None, left), key=lambda each: selection_score(each, best_metric), default=None)
     if best and found != best:
-        was = f"of step {best['step']}, {best_metric} {selection_score(best, best_metric):.4f}"
-        now = f"that of step {found['step']}" if found else "the next one that is evaluated"
+        was = f"step {best['step']}, {best_metric} {selection_score(best, best_metric):.4f}"
+        now = f"the checkpoint of step {found['step']}" if found else "the next evaluated checkpoint"
         logger.warning(
-            f"the best checkpoint, {was}, is lost: {now} is the best from here on, the result may be worse; "
-            f"to restore it, stop, copy it back to {checkpoints.folders.path('best', best['step'])}, and start again"
+            f"the best checkpoint ({was}) is lost: {now} replaces it, so the result may be worse; to restore it, stop "
+            f"the run, copy it back to {checkpoints.folders.path('best', best['step'])}, and resume"
         )
     return found
 
@@ -125,14 +117,9 @@ def best_intact(checkpoints: Checkpoints, step: int, meta: dict[str, Any], best_
 def prepare_folder(
     setup: Setup, folder: pathlib.Path, checkpoints: Checkpoints, resumed: int | None, disk: DiskRetry
 ) -> None:
-    """Write the files that describe the run, and delete the leftovers of a killed process.
+    """Write the files that describe a new run, or record how a run resumes after step `resumed`.
 
-    Args:
-      setup: complete setup of the run.
-      folder: run folder.
-      checkpoints: checkpoints of the run.
-      resumed: the step to resume from; None for a new run.
-      disk: retries operations that fail because the disk is full.
+    Delete leftovers of killed processes.
     """
     run_folder.clean_up(folder)
     checkpoints.folders.clean_up()
@@ -153,7 +140,7 @@ def new_meta(setup: Setup, preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def checkpoints_of(folder: pathlib.Path, config: Config, devices: Devices, hosts: Hosts) -> Checkpoints:
-    """Return the checkpoints of a run's folder, a context manager."""
+    """Return the checkpoints of a run folder; use them as a context manager."""
     settings = {
         "keep": config.keep_checkpoints,
         "max_bytes": max_checkpoint_bytes(config.width, config.has_own_network),
@@ -162,7 +149,7 @@ def checkpoints_of(folder: pathlib.Path, config: Config, devices: Devices, hosts
 
 
 def meta_to_resume(checkpoints: Checkpoints, step: int, setup: Setup, folder: pathlib.Path) -> dict[str, Any]:
-    """Return the metadata of the newest checkpoint, after a check that training may resume from it with this setup.
+    """Return the metadata of the newest checkpoint, after checking that training may resume from it with this setup.
 
     Raises:
       UserError: If the data or the settings differ.
@@ -176,7 +163,7 @@ def meta_to_resume(checkpoints: Checkpoints, step: int, setup: Setup, folder: pa
 
 
 def class_weights(setup: Setup, meta: dict[str, Any]) -> np.ndarray:
-    """Return the class weights of the loss, float32 [C]; those of a new or overridden rule are added to `meta`."""
+    """Return the class weights of the loss, float32 [C], after updating them in `meta` if the rule has changed."""
     config = setup.config
     if config.class_weights != meta["class_weights_by"]:
         weights = load_class_weights(config, setup.dataset)
@@ -187,7 +174,7 @@ def class_weights(setup: Setup, meta: dict[str, Any]) -> np.ndarray:
 def open_logger(
     setup: Setup, folder: pathlib.Path, meta: dict[str, Any], disk: DiskRetry, should_stop: Callable[[], bool]
 ) -> RunLogger:
-    """Open the logger of a run's metrics and pictures, which does nothing on processes that do not write."""
+    """Open the logger of a run's metrics and pictures; it does nothing in processes that do not write."""
     return RunLogger(
         folder if setup.devices.is_writer else None,
         classes=setup.dataset.classes,
@@ -215,7 +202,7 @@ def hyperparameters(config: Config) -> dict[str, Any]:
 
 
 def shown(found: Evaluation, setup: Setup, meta: dict[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `RunLogger.log_evaluation` that show an evaluation, the last one in `meta`."""
+    """Return the arguments of `RunLogger.log_evaluation` for an evaluation, already recorded in `meta`."""
     names, samples = setup.eval_split.names, setup.eval_samples
     pictures, worst = (
         [(names[i], *samples.read(i), prediction) for i, prediction in predictions.items()]
@@ -233,14 +220,7 @@ def shown(found: Evaluation, setup: Setup, meta: dict[str, Any]) -> dict[str, An
 
 
 def record_evaluation(setup: Setup, meta: dict[str, Any], found: Evaluation, step: int) -> bool:
-    """Record an evaluation in the run's metadata, and return whether it is the best so far.
-
-    Args:
-      setup: setup of the run.
-      meta: metadata of the run, which is changed.
-      found: the evaluation.
-      step: its step.
-    """
+    """Record an evaluation in `meta`, the metadata of the run, and return whether it is the best so far."""
     meta["last"] = {"step": step, "confusion": found.confusion.tolist()}
     if not _is_better(setup, meta, found.loss, step):
         meta["evaluations_since_best"] += meta["best"] is not None
@@ -252,14 +232,8 @@ def record_evaluation(setup: Setup, meta: dict[str, Any], found: Evaluation, ste
 def _is_better(setup: Setup, meta: dict[str, Any], loss: float, step: int) -> bool:
     """Return whether the last evaluation is the best so far.
 
-    An evaluation with a non-finite loss is not, unless it is the only one: while float16 training searches for its loss
-    scale, the network may return NaN, and its scores then look like those of a single class.
-
-    Args:
-      setup: setup of the run.
-      meta: metadata of the run, with its "last" and its "best" evaluation.
-      loss: loss of the last evaluation.
-      step: step of the last evaluation.
+    A non-finite loss rules this out, except after the last step if there is no best evaluation: while float16 training
+    searches for its loss scale, the network may return NaN, which is scored as if one class were predicted everywhere.
     """
     if meta["best"] is None:
         return math.isfinite(loss) or step == setup.total_steps

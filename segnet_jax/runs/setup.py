@@ -1,4 +1,4 @@
-"""Resolve a config on this machine with its data: devices, dataset, sampler, model, optimizer, steps."""
+"""Resolve a config on this machine: devices, dataset, sampler, model, optimizer and steps."""
 
 import dataclasses
 import logging
@@ -56,13 +56,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Steps:
-    """The compiled computations of a training run; each is compiled when it is first called.
+    """The computations of a training run, each compiled on its first call.
 
     Attributes:
       source: the training batches.
-      train: function of the state and the inputs of one dispatch; returns the state after its steps and the metrics of
-        each step.
-      evaluate: function of variables and should_stop; returns scores of the evaluation split, or None if stopped.
+      train: function (state, inputs of one dispatch) -> (new state, metrics of each step).
+      evaluate: function (variables, should_stop) -> evaluation of the evaluation split, or None if stopped.
     """
 
     source: Input
@@ -72,9 +71,9 @@ class Steps:
 
 @dataclass(frozen=True)
 class Setup:
-    """A config resolved on this machine with its data.
+    """A config resolved on this machine, with its data.
 
-    `resolve` creates one; `load_data` adds what depends on the initial weights or the checkpoint to resume from.
+    `resolve` creates a setup; `load_data` adds the attributes that depend on the initial weights or the checkpoint.
 
     Attributes:
       config: config of the run.
@@ -82,15 +81,15 @@ class Setup:
       precision: dtype of activations, never "auto".
       dataset: opened dataset, not yet read.
       eval_name: the split that is evaluated during training.
-      sampler: order and augmentation of the whole run.
+      sampler: order and augmentation of the training samples.
       total_steps: optimizer steps in the whole run.
       steps_per_dispatch: optimizer steps in one call of the compiled training step; 1 with batches from the host.
       preprocessing: preprocessing of pixels.
-      class_weights: float32 [C], of the loss.
+      class_weights: class weights of the loss, float32 [C].
       train_samples: decoded training samples.
       eval_samples: decoded evaluation samples.
       placement: where the samples reside during training.
-      own: network, loss, optimizer and augmentation of the user, if any.
+      own: custom network, loss, optimizer and augmentation, if any.
     """
 
     config: Config
@@ -110,17 +109,17 @@ class Setup:
 
     @property
     def train_split(self) -> Split:
-        """The split that is trained on."""
+        """The training split."""
         return self.dataset.splits["train"]
 
     @property
     def eval_split(self) -> Split:
-        """The split that is evaluated."""
+        """The split that is evaluated during training."""
         return self.dataset.splits[self.eval_name]
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Fields that must match to resume from a checkpoint, as JSON."""
+        """Values that must match those of a checkpoint to resume from it, as JSON."""
         return {
             "classes": list(self.dataset.classes.names),
             "data": {name: split.fingerprint for name, split in self.dataset.splits.items()},
@@ -141,7 +140,7 @@ class Setup:
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of all decoded images and labels."""
+        """Size of all decoded images and labels in bytes."""
         return self.train_samples.num_bytes + self.eval_samples.num_bytes
 
     @cached_property
@@ -172,7 +171,7 @@ class Setup:
         return build.state_shapes(self.model, self.optimizer, self.precision, self.config.has_average)
 
     def batch(self, step: int) -> tf_data.Batch:
-        """Return this process's part of the batch of a step, counted from 0, as the network gets it."""
+        """Return this process's shard of the augmented batch of a step, counted from 0."""
         grad_accum_steps = self.config.grad_accum_steps
         batch = tf_data.training_batch(self.train_samples, self.sampler, self.shard, grad_accum_steps, step)
         if self.own.augment is None:
@@ -181,15 +180,11 @@ class Setup:
         return jax.device_get(self.own.augment(**batch, key=key))
 
     def dispatches(self, steps: range) -> list[range]:
-        """Split steps into dispatches that do not cross the end of an epoch."""
+        """Split steps into dispatches that do not cross an epoch boundary."""
         return split_into_dispatches(steps, self.steps_per_dispatch, self.sampler.steps_per_epoch)
 
     def initial_state(self, initial: VGG | TrainedSegNet | None) -> TrainState:
-        """Return the state before the first step, on the devices.
-
-        Args:
-          initial: the encoder or the whole network to start from; None for random weights.
-        """
+        """Return the state before the first step, on the devices, with random weights if `initial` is None."""
         variables = initial_weights.first_variables(
             self.config,
             self.model,
@@ -203,7 +198,7 @@ class Setup:
         return replicate(state, self.devices)
 
     def training_source(self) -> Input:
-        """Return the training batches."""
+        """Return the source of the training batches."""
         samples, grad_accum_steps = self.train_samples, self.config.grad_accum_steps
         return training_input(
             self.placement, samples, self.sampler, self.shard, grad_accum_steps, self.devices, self.own.augment
@@ -220,14 +215,14 @@ class Setup:
 
 
 def resolve(config: Config, own: OwnObjects = NO_OBJECTS) -> Setup:
-    """Choose the devices, open the dataset and check the config against both; no image is read, nothing compiled.
+    """Choose the devices, open the dataset and check the config; no image is read and nothing is compiled.
 
     Args:
       config: config of the run.
-      own: objects given from Python, and the augmentation that `config.augment` names.
+      own: custom objects, including the augmentation that `config.augment` names.
 
     Raises:
-      UserError: If the config does not fit the devices, the dataset, or itself.
+      UserError: If the config is inconsistent, or does not fit the devices or the dataset.
     """
     check_network(config)
     check_selection(config)
@@ -259,8 +254,8 @@ def resolve(config: Config, own: OwnObjects = NO_OBJECTS) -> Setup:
     check_averaged_steps(config, sampler.steps_per_epoch)
     if config.init == "none" and config.learning_rate <= 1e-3 and config.optimizer == "sgd" and not own.optimizer:
         logger.warning(
-            f"--learning-rate {config.learning_rate:g} suits pretrained weights; from random weights SGD learns little "
-            "with it: --protocol scratch uses 0.1"
+            f"--learning-rate {config.learning_rate:g} suits pretrained weights, but is too low for SGD from random "
+            "weights: use a higher one, such as 0.1 in --protocol scratch"
         )
     if config.freeze != "none" and config.init == "none":
         logger.warning(f"--freeze {config.freeze} with --init none freezes random weights: use another --init")
@@ -287,20 +282,13 @@ def load_data(
 ) -> Setup:
     """Decode all samples, check every label, and choose where the samples reside; nothing is compiled.
 
-    Args:
-      setup: setup from `resolve`.
-      preprocessing: preprocessing of pixels.
-      class_weights: float32 [C].
-      all_gather: function of this process's text that returns those of all processes, to agree on the placement.
-
-    Returns:
-      The setup, complete.
+    All processes use `all_gather`, a function from one's text to the texts of all, to agree on the placement.
 
     Raises:
       UserError: If a split has no labeled pixel, or the samples do not fit on the devices as requested.
     """
     config, devices, eval_name = setup.config, setup.devices, setup.eval_name
-    if len(preprocessing.mean) != config.channels:  # of a damaged checkpoint to resume from
+    if len(preprocessing.mean) != config.channels:  # the checkpoint is damaged
         raise UserError(f"the preprocessing is for {len(preprocessing.mean)} channels, not for {config.channels}")
     train_samples = run_dataset.decode(setup.train_split, config, "reading training images")
     eval_samples = run_dataset.decode(setup.eval_split, config, f"reading {eval_name} images")

@@ -1,4 +1,4 @@
-"""A training run from its config to its result, from top to bottom: what `python -m segnet_jax.train` runs."""
+"""A training run from its config to its result; `python -m segnet_jax.train` runs it."""
 
 import contextlib
 import dataclasses
@@ -36,16 +36,16 @@ from segnet_jax.training.state import clear_non_finite, is_finite, num_bytes_of
 
 logger = logging.getLogger(__name__)
 
-STUCK_SECONDS, DISK_SECONDS = 600.0, 7 * 86_400.0  # timeout of a step's barrier; of one where disk space is awaited
+STUCK_SECONDS, DISK_SECONDS = 600.0, 7 * 86_400.0  # timeouts of a step's barrier; the latter if waiting for disk space
 _IN_FLIGHT = 2  # dispatches whose metrics are read later, so that the devices never wait for the host
 
 
 class Trainer:
-    """A training run: `run` takes it from its config to its result, or resumes it; `callbacks` are called meanwhile.
+    """A training run, which `run` starts or resumes.
 
-    Attributes: `config` of the run; `own`, the user's objects; `setup`, the resolved config; the run's
-    `folder`, locked, with `checkpoints`; `meta`, the metadata of the newest checkpoint; `step`, the finished optimizer
-    steps, and `state` after them.
+    Attributes: `config`; `own`, the custom objects; `setup`, the resolved config; `folder`, the locked run folder;
+    `checkpoints`; `meta`, the metadata of the newest checkpoint; `step`, the number of finished optimizer steps; and
+    `state`, the training state after them.
     """
 
     config: Config
@@ -63,10 +63,10 @@ class Trainer:
         self.callbacks, self.wants_to_stop = Callbacks(self, callbacks), False
 
     def run(self) -> None:
-        """Train, or resume, and write the result; each part below is one line here.
+        """Train or resume, and write the result.
 
         Raises:
-          UserError: If the config or the data are wrong; raised before anything is compiled.
+          UserError: If the config or the data are invalid; raised before anything is compiled.
           ExitError: If training ends early; earlier checkpoints are intact.
         """
         with contextlib.ExitStack() as self.stack:
@@ -100,7 +100,7 @@ class Trainer:
     # -------------------- Restore or initialize; data -----------------------------------------------------------------
 
     def restore_or_initialize(self) -> bool:
-        """Read the checkpoint to resume from, or the initial weights, and load the data; False if all is done."""
+        """Read the checkpoint or the initial weights, and load the data; return False if the run is complete."""
         config, setup = self.config, self.setup
         self.resumed = self.initial = None
         if config.resume:
@@ -136,7 +136,7 @@ class Trainer:
     # -------------------- Run folder ----------------------------------------------------------------------------------
 
     def open_folder(self) -> None:
-        """Create and lock the folder of a new run, write the files that describe it, and record how this start ends."""
+        """Create and lock the folder of a new run, write its first files, and start recording outcome and log."""
         config, hosts = self.config, self.hosts
         if self.resumed is None and hosts.is_writer:
             find_run.check_room(config, num_bytes_of(self.setup.state_shapes))
@@ -184,7 +184,7 @@ class Trainer:
         last_step = min(config.max_steps or setup.total_steps, setup.total_steps)
         evaluate_every = epochs_between_evaluations(config, setup.sampler.steps_per_epoch)
         if meta["best"] is not None and meta["best"]["step"] == self.step:
-            self.save("best")  # if the best checkpoint was damaged: it has the state resumed from
+            self.save("best")  # it may be damaged: rewrite it from the resumed state
         if self.is_due(evaluate_every) and (meta["last"] is None or meta["last"]["step"] < self.step):
             self.evaluate()
         unread = deque()
@@ -218,16 +218,16 @@ class Trainer:
         return exit_code
 
     def is_due(self, epochs: int) -> bool:
-        """Return whether an action of every `epochs` epochs is due after this step; always after the last one."""
+        """Return whether an action that repeats every `epochs` epochs is due now; True after the last step."""
         every = epochs * self.setup.sampler.steps_per_epoch
         return self.step > 0 and (self.step % every == 0 or self.step == self.setup.total_steps)
 
     def should_stop(self) -> bool:
-        """Return whether to stop at once; several processes instead agree on the step before which they stop."""
+        """Return whether to stop immediately; False for several processes, which agree on a step to stop before."""
         return self.hosts.num_processes == 1 and self.stop.requested()
 
     def log(self, steps: range, metrics: dict[str, Any]) -> None:
-        """Log finished steps up to the first non-finite one, which ends the training."""
+        """Log finished steps; raise NotFinite at the first non-finite one."""
         metrics = {name: np.asarray(values) for name, values in metrics.items()}
         finite = metrics.pop("finite")
         num_good = len(steps) if finite.all() else int(np.argmin(finite))
@@ -255,7 +255,7 @@ class Trainer:
         self.callbacks.after_evaluation(evaluation, is_best)
 
     def request_stop(self) -> None:
-        """Stop before the next step, as `--max-steps` does; for callbacks, in all processes alike."""
+        """Stop all processes before the next step, as `--max-steps` does; for use in callbacks."""
         self.wants_to_stop = True
 
     def save(self, which: str) -> None:

@@ -1,8 +1,8 @@
-"""Upload a run to a bucket while it is trained, and when it ends: `--upload s3://BUCKET/PREFIX`.
+"""Upload a run to a bucket during training and at its end: `--upload s3://BUCKET/PREFIX`.
 
-A thread looks at times for new checkpoints, and uploads then what has changed; the training never waits for it. At its
-end, it waits until all files are uploaded, but not for a bucket that no longer takes any. What could not be uploaded is
-named in a warning at the end, and the run on the local disk is complete without it.
+When there is a new checkpoint, a thread uploads all changed files, and training continues meanwhile. At its end,
+training waits for the upload as long as that makes progress. A warning at the end lists files that could not be
+uploaded; the local run is complete in any case.
 """
 
 import contextlib
@@ -23,42 +23,40 @@ from segnet_jax.training.manifest import MANIFEST
 
 logger = logging.getLogger(__name__)
 
-_SECONDS = 10.0  # between two looks for new checkpoints
-_PATIENCE = 300.0  # seconds that the end of a training waits for a file, or a part of one, to be uploaded
+_SECONDS = 10.0  # between two checks for new checkpoints
+_PATIENCE = 300.0  # timeout at the end of training for a file, or a part of one, to be uploaded
 
 
 def check_upload(address: str) -> None:
-    """Check that files can be written to a bucket, by an empty one, before a run is created; "" is none.
+    """Check, by writing an empty file, that a bucket is writable; do nothing if the address is empty.
+
+    A bucket that cannot be reached only causes a warning, as during training.
 
     Raises:
-      UserError: If a package is missing, or the bucket does not exist or denies it. That it cannot be reached is a
-        warning, as during the training.
+      UserError: If a package is missing, or the bucket does not exist or denies access.
     """
     if not address:
         return
     bucket, probe = open_bucket("--upload", address), f"{_root(address)}/.segnet_jax-{uuid.uuid4().hex}"
     try:
         bucket.pipe_file(probe, b"")
-    except Exception as error:  # of the packages, which have no common base
+    except Exception as error:  # the packages' errors have no common base class
         if is_refusal(error):
             raise UserError(f"--upload {address} cannot be written to: {reason(error)}") from None
-        logger.warning(f"--upload {address} cannot be reached now ({reason(error)}): it is tried again later")
+        logger.warning(f"--upload {address} cannot be reached ({reason(error)}); the upload is retried during training")
         return
-    with contextlib.suppress(Exception):  # who may write may perhaps not delete
+    with contextlib.suppress(Exception):  # deleting may not be permitted
         bucket.rm_file(probe)
 
 
 @contextlib.contextmanager
 def uploading(folder: pathlib.Path, address: str, is_new: bool) -> Iterator[None]:
-    """Upload a run folder to `address`/NAME during the context and at its end, however it ends; "" is none.
+    """Upload a run folder to `address`/NAME inside the context and when it exits, also after an error.
 
-    Args:
-      folder: the run folder.
-      address: s3://BUCKET/PREFIX or gs://BUCKET/PREFIX.
-      is_new: whether the run has just been created, so that the bucket must not contain one of its name.
+    An empty address uploads nothing.
 
     Raises:
-      UserError: If the bucket contains another run of this name; at the start only.
+      UserError: If a new run's name is already in use in the bucket; raised on entry.
     """
     if not address:
         yield
@@ -81,13 +79,13 @@ class Upload:
 
     Args:
       folder: the run folder.
-      address: its copy is the folder of the same name below this address.
+      address: parent of the copy, which has the run folder's name.
     """
 
     def __init__(self, folder: pathlib.Path, address: str):
         self._folder, self._bucket = folder, open_bucket("--upload", address)
         self._root, self._scheme = f"{_root(address)}/{folder.resolve().name}", address.partition("://")[0]
-        self._done: dict[str, tuple[int, int]] = {}  # name -> size and time of change of what was uploaded
+        self._done: dict[str, tuple[int, int]] = {}  # uploaded file -> size and modification time
         self._left: list[str] = []
         self._why = ""
         from fsspec.callbacks import Callback  # open_bucket needs fsspec too
@@ -95,13 +93,13 @@ class Upload:
         self._progress = Callback()
 
     def check_new(self) -> None:
-        """Check that the bucket contains no run of this name, unless it cannot be listed.
+        """Check that the bucket contains no run of this name; do nothing if it cannot be listed.
 
         Raises:
-          UserError: If it does.
+          UserError: If it contains such a run.
         """
         found = []
-        with contextlib.suppress(Exception):  # who may write may perhaps not list
+        with contextlib.suppress(Exception):  # listing may not be permitted
             found = self._bucket.find(self._root)
         if found:
             raise UserError(
@@ -113,7 +111,7 @@ class Upload:
         return f"{self._scheme}://{self._root}"
 
     def follow(self, ended: threading.Event) -> None:
-        """Upload after each new checkpoint, and once more when the training has ended; never raises an error."""
+        """Upload after each new checkpoint, and again after `ended` is set; never raise an error."""
         before: set[str] = set()
         while not ended.wait(_SECONDS):
             found = {name for name in self._files() if name.endswith(f"/{MANIFEST}")}
@@ -135,37 +133,37 @@ class Upload:
         thread.wait()
 
     def sync(self) -> None:
-        """Upload what is new or has changed, and delete there what this upload wrote and the run has deleted since."""
+        """Upload new and changed files; delete uploaded files that no longer exist in the run folder."""
         files = self._files()
         changed = sorted(name for name, about in files.items() if self._done.get(name) != about)
-        changed.sort(key=lambda name: name.endswith(MANIFEST))  # a checkpoint is complete once it has its manifest
+        changed.sort(key=lambda name: name.endswith(MANIFEST))  # last, since a manifest marks a complete checkpoint
         self._left, self._why = [], ""
         for place, name in enumerate(changed):
             try:
                 self._bucket.put_file(str(self._folder / name), f"{self._root}/{name}", callback=self._progress)
                 self._done[name] = files[name]
                 self._progress.relative_update()
-            except Exception as error:  # of the packages, which have no common base
-                if (self._folder / name).exists():  # else an older checkpoint, deleted meanwhile
+            except Exception as error:
+                if (self._folder / name).exists():  # not deleted meanwhile with an older checkpoint
                     self._left, self._why = changed[place:], reason(error)
                     return
         for name in self._done.keys() - files.keys():
-            with contextlib.suppress(Exception):  # who may write may perhaps not delete
+            with contextlib.suppress(Exception):
                 self._bucket.rm_file(f"{self._root}/{name}")
             del self._done[name]
 
     def report(self) -> None:
-        """Log what is in the bucket, or warn of what is not."""
+        """Log the number of uploaded files, or warn about files that are missing in the bucket."""
         if not self._left:
             logger.info(f"upload   {len(self._done)} files are in {self._address}")
             return
         logger.warning(
             f"{len(self._left)} files of {self._folder} were not uploaded to {self._address} ({self._why}): "
-            f"{listed(self._left)}; the run itself is complete there on the disk, copy it by hand"
+            f"{listed(self._left)}; the local run folder is complete, so copy it yourself"
         )
 
     def _files(self) -> dict[str, tuple[int, int]]:
-        """Return the finished regular files of the run, without its lock: name -> size and time of change."""
+        """Return name -> (size, modification time) of the run's regular files, without temporary files and the lock."""
         found = {}
         for path, folders, names in os.walk(self._folder):
             folders[:] = [name for name in folders if not name.startswith(".")]
@@ -179,5 +177,5 @@ class Upload:
 
 
 def _root(address: str) -> str:
-    """Return an address without its scheme, as fsspec takes it."""
+    """Return an address without its scheme, as fsspec expects it."""
     return address.partition("://")[2].rstrip("/")

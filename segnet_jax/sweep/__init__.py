@@ -1,4 +1,4 @@
-"""Train the runs of a sweep one after the other: `python -m segnet_jax.sweep --help`."""
+"""Train the runs of a sweep in order: `python -m segnet_jax.sweep --help`."""
 
 import sys
 from dataclasses import dataclass
@@ -11,11 +11,12 @@ from segnet_jax.config.options import File, Folder
 from segnet_jax.sweep.plan import read_plan
 from segnet_jax.sweep.run_all import print_table, train_all
 
-DESCRIPTION = """Train the runs that a TOML file describes, in order, and write one table of their scores.
+DESCRIPTION = """Train the runs that a TOML file describes, in order, and write a table of their scores.
 
-The file has three tables, all with config fields: [base], the settings of every run; [grid], lists of values, of which
-every combination is a run; [runs.NAME], the settings of a run of that name. With both, each named run is trained for
-every combination. A run that fails does not stop the others. The same command resumes: finished runs are left alone.
+The file has three tables of config fields: [base] has settings for all runs, [grid] has lists of values whose
+combinations are runs, and [runs.NAME] has the settings of a named run. With both [grid] and [runs], each named run is
+trained for every combination. If a run fails, the others continue. The same command resumes the sweep and skips
+finished runs.
 
   [base]
   protocol = "demo"
@@ -35,10 +36,10 @@ class SweepOptions:
     """Flags of `sweep`."""
 
     file: Annotated[File, tyro.conf.Positional]  # TOML file of the sweep
-    out: Folder = ""  # folder for the run folders and the table; default: runs/NAME of the file
+    out: Folder = ""  # folder for the run folders and the table; default: runs/NAME for a file NAME.toml
     data: Folder = ""  # dataset of every run; only here may it be in a bucket
     init: str = ""  # initial weights of every run; only here may they be in a bucket or on the Hugging Face Hub
-    dry_run: bool = False  # check the file and list the runs, without training any
+    dry_run: bool = False  # only check the file and list the runs
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""Read the file of a sweep into its runs, and check each as `train` would before any is trained."""
+"""Read the runs of a sweep from its file, and check all of them as `train` would, before any is trained."""
 
 import itertools
 import os
@@ -29,10 +29,10 @@ class PlannedRun:
     """A run of a sweep.
 
     Attributes:
-      name: name of its folder.
-      settings: config fields that the sweep varies.
+      name: name of the run folder.
+      settings: values of the config fields that the sweep varies.
       words: flags of `train`, without `--run`.
-      config: the config that they give.
+      config: config that the flags produce.
       folder: run folder.
     """
 
@@ -45,7 +45,7 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a sweep, in their order.
+    """The runs of a sweep, in order.
 
     Attributes:
       folder: folder of the run folders and the table.
@@ -57,12 +57,12 @@ class Plan:
 
 
 def read_plan(file: str, out: str = "", given: Mapping[str, str] = types.MappingProxyType({})) -> Plan:
-    """Read the file of a sweep.
+    """Read the TOML file of a sweep.
 
     Args:
-      file: TOML file with the tables `base`, `grid` and `runs`.
-      out: folder of the runs; default: runs/NAME of the file.
-      given: settings of every run that the command line gives, "" for none; addresses are only read if given here.
+      file: path of the file.
+      out: folder of the runs; by default runs/NAME for a file NAME.toml.
+      given: settings of every run from the command line, "" for none; addresses are read only if given here.
 
     Raises:
       UserError: If the file cannot be read, a table or a setting is unknown, or the settings of a run are invalid.
@@ -86,7 +86,7 @@ def read_plan(file: str, out: str = "", given: Mapping[str, str] = types.Mapping
     folder = pathlib.Path(out or os.path.join("runs", pathlib.Path(file).stem))
     runs = tuple(_planned(file, folder, name, base, varied, given) for name, varied in _combinations(file, grid, named))
     if len({run.name for run in runs}) < len(runs):
-        raise UserError(f"{file} names the same run twice: give every combination of [grid] once")
+        raise UserError(f"{file} contains a run twice: remove repeated values from [grid]")
     return Plan(folder, runs)
 
 
@@ -94,7 +94,7 @@ def _read(file: str) -> dict[str, Any]:
     path = expanded(file)
     try:
         if not path.is_file():
-            raise UserError(f"no sweep file {file}: give a TOML file, see --help")
+            raise UserError(f"{file} is not a file: pass the TOML file of a sweep, see --help")
         with path.open("rb") as opened:
             return bounded_toml.loads(opened.read(bounded_toml.MOST_BYTES + 1).decode())
     except OSError as error:
@@ -132,7 +132,7 @@ def _short(value: Any) -> str:
 def _planned(
     file: str, folder: pathlib.Path, name: str, base: Mapping, varied: Mapping[str, Any], given: Mapping[str, str]
 ) -> PlannedRun:
-    """Return a run, its settings checked by the parser of `train`."""
+    """Return a run, after checking its settings with the parser of `train`."""
     settings = {**base, **varied, **given}
     _check_sources(file, settings, given)
     known = Config.__dataclass_fields__
@@ -140,7 +140,7 @@ def _planned(
         if key not in known and key != "config":
             raise UserError(f"unknown setting {key!r} in {file}{nearest_hint(key, known)}")
         if key == "own" or key in _OF_A_START:
-            raise UserError(f"{key} in {file} belongs to a single start of train: a sweep cannot set it")
+            raise UserError(f"{key} in {file} applies to a single start of train, so a sweep cannot set it: remove it")
         _check_texts(file, key, settings[key])
     words = flag_words(Config, settings)
     try:
@@ -153,7 +153,7 @@ def _planned(
 
 
 def _check_texts(file: str, key: str, value: Any) -> None:
-    """Check that no text in a value would be read as another flag of the command that trains the run."""
+    """Check that no text in a value would be parsed as another flag of `train`."""
     if isinstance(value, list | dict):
         for each in (*value, *(value.values() if isinstance(value, dict) else ())):
             _check_texts(file, key, each)
@@ -173,22 +173,24 @@ def _check_sources(file: str, settings: Mapping[str, Any], given: Mapping[str, s
 
 
 def _check_config(file: str, name: str, config: Config) -> None:
-    """Check what a run of a sweep must not do, though its settings, or the file that they name, are valid for `train`.
+    """Check restrictions on a run of a sweep beyond those of `train`, also for settings from a `config` file.
 
     Raises:
-      UserError: If it imports own code, belongs to a single start, or is several runs.
+      UserError: If the run imports custom code, has settings of a single start, or consists of several runs.
     """
     for key in ("network", "augment"):
         value = getattr(config, key)
         if ":" in value or (key == "augment" and value):
             raise UserError(
-                f"run {name} of {file}: {key} {value!r} is own code, which is only imported when a command line names "
-                "it: a sweep cannot set it"
+                f"run {name} of {file}: {key} {value!r} is custom code, which is imported only if it is named on a "
+                "command line: a sweep cannot set it"
             )
     if given := sorted(key for key in _OF_A_START if getattr(config, key) != getattr(Config, key)):
-        raise UserError(f"run {name} of {file}: {given[0]} belongs to a single start of train: a sweep cannot set it")
+        raise UserError(
+            f"run {name} of {file}: {given[0]} applies to a single start of train, so a sweep cannot set it: remove it"
+        )
     if config.folds and not config.fold:
         raise UserError(
-            f"run {name} of {file}: folds without fold is a run for each fold: add the fold, such as fold = "
-            f"{list(range(1, config.folds + 1))} in [grid]"
+            f"run {name} of {file}: folds without fold trains several runs: add fold = "
+            f"{list(range(1, config.folds + 1))} to [grid]"
         )

@@ -26,13 +26,14 @@ _RESULTS = ("split", "miou", "mean_accuracy", "global_accuracy", "step", "second
 
 
 def train_all(plan: Plan) -> int:
-    """Train every run that is not finished; return 0, the exit code of the first that failed, or 1 without a result.
+    """Train every run that is not finished, and write the table after each.
 
-    The table is written after every run.
+    Returns:
+      0, the exit code of the first run that failed, or 1 if another run has no result.
 
     Raises:
-      UserError: If the folder cannot be written to, or one of a run is a link.
-      Stopped: If a signal stopped the sweep; the run that was training is saved, and the same command resumes.
+      UserError: If the folder cannot be written to, or the folder of a run is a link.
+      Stopped: If a signal stopped the sweep; the run in training is saved, and the same command resumes the sweep.
     """
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
@@ -55,8 +56,8 @@ def train_all(plan: Plan) -> int:
     print_table(plan, codes)
     if any(row["split"] == "test" for row in rows_of(plan, codes)):
         logger.warning(
-            "scores of the split test are of the test images: choose no settings by them, but by validation images; "
-            "data without any may be split with val_fraction, or with folds and fold"
+            "scores of the split test are of the test images: do not choose settings by them, but by scores of "
+            "validation images; if there are none, split the data with val_fraction, or with folds and fold"
         )
     done = sum(map(is_finished, plan.runs))
     echo(f"{done} of {len(plan.runs)} runs finished; see {plan.folder / TABLE}")
@@ -64,7 +65,7 @@ def train_all(plan: Plan) -> int:
 
 
 def is_finished(run: PlannedRun) -> bool:
-    """Return whether a run with these settings has a result, which is not damaged."""
+    """Return whether a run with these settings has an undamaged result."""
     with contextlib.suppress(UserError):
         return _read_result(run) is not None
     return False
@@ -79,7 +80,7 @@ def _is_finished_or_warn(run: PlannedRun) -> bool:
 
 
 def _read_result(run: PlannedRun) -> dict[str, Any] | None:
-    """Return the result of a finished run with these settings; None for others; UserError if it is damaged."""
+    """Return the result of a finished run with these settings, or None; raise UserError if it is damaged."""
     try:
         known = read_run_in(run.folder.parent, run.name)
         if not confined.is_file(run.folder, RESULT_FILE) or differences(known, run.config):
@@ -90,7 +91,7 @@ def _read_result(run: PlannedRun) -> dict[str, Any] | None:
 
 
 def _train(run: PlannedRun, stop: Stop) -> int:
-    """Train or resume a run in a process of its own, and return its exit code; a signal is passed on to it once."""
+    """Train or resume a run in a separate process, passing a signal on to it; return its exit code."""
     process = subprocess.Popen([sys.executable, "-m", "segnet_jax.train", *run.words, "--run", str(run.folder)])
     is_asked = False
     while True:
@@ -102,12 +103,7 @@ def _train(run: PlannedRun, stop: Stop) -> int:
 
 
 def rows_of(plan: Plan, codes: dict[str, int]) -> list[dict[str, Any]]:
-    """Return a row for each run: its name, settings, status, and the scores of its result.
-
-    Args:
-      plan: the sweep.
-      codes: exit codes of the runs of this start.
-    """
+    """Return a row for each run: its name, settings, status and scores; `codes` are the exit codes of trained runs."""
     return [{"run": run.name, **_settings(plan, run), **_result(run, codes.get(run.name))} for run in plan.runs]
 
 

@@ -1,4 +1,4 @@
-"""Parse untrusted TOML, with its size and nesting limited beforehand.
+"""Parse untrusted TOML, after limiting its size and nesting.
 
 The cost of Python's parser grows with the square of the number of dots in a key, and with the depth of nesting: a
 dotted key of 80 kB takes gigabytes. No file of this project is large or deeply nested.
@@ -10,7 +10,7 @@ from typing import Any
 
 MOST_BYTES = 65_536
 MOST_DEPTH = 16
-"""Limit of nested arrays and inline tables, and of the parts of a dotted key."""
+"""Limit for nested arrays and inline tables, and for the parts of a dotted key."""
 
 _STRINGS = re.compile(
     r'"""(?:[^\\]|\\.)*?"""'
@@ -33,11 +33,11 @@ def loads(text: str) -> dict[str, Any]:
         raise ValueError(f"it has over {MOST_BYTES:,} bytes")
     bare = _STRINGS.sub(lambda match: "" if match[0][0] == "#" else "_", text)
     if _DOTTED.search(bare) or _depth(bare) > MOST_DEPTH:
-        raise ValueError(f"it is nested over {MOST_DEPTH} deep")
+        raise ValueError(f"it is nested over {MOST_DEPTH} levels deep")
     try:
         return tomllib.loads(text)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def _depth(bare: str) -> int:

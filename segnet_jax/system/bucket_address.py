@@ -9,7 +9,7 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.nearest import nearest_hint
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
-"""Scheme -> the package by which `fsspec` opens it."""
+"""URL scheme -> package that `fsspec` needs to open it."""
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,221}")
 
@@ -25,14 +25,14 @@ def is_bucket(source: str) -> bool:
 
 
 def check_address(flag: str, address: str) -> None:
-    """Check the form of an address; nothing is connected to.
+    """Check the form of an address, without connecting to it.
 
     Args:
       flag: the flag that names it, for messages.
       address: the address.
 
     Raises:
-      UserError: If it is not one of a bucket, or may contain credentials, which the message does not repeat.
+      UserError: If it is not a bucket address, or may contain credentials, which the message does not repeat.
     """
     scheme, _, place = address.partition("://")
     known = [f"{each}://" for each in PACKAGES]
@@ -43,13 +43,12 @@ def check_address(flag: str, address: str) -> None:
     bucket, _, prefix = place.rstrip("/").partition("/")
     if not _BUCKET.fullmatch(bucket) or re.search(r"[?#*\[\]\\]", prefix) or not is_file_name(prefix or "all"):
         raise UserError(
-            f"{flag} names a bucket as {scheme}://BUCKET/PREFIX, without credentials, queries, patterns or empty "
-            "parts of the path"
+            f"{flag} must be {scheme}://BUCKET/PREFIX, without credentials, queries, patterns or empty path components"
         )
 
 
 def is_file_name(name: str) -> bool:
-    """Return whether a name with slashes is that of a file inside a folder."""
+    """Return whether a name with slashes is a valid path of a file inside a folder."""
     parts = name.split("/")
     return len(parts) <= MOST_DEPTH and all(
         part not in ("", ".", "..") and part.isprintable() and "\\" not in part and len(os.fsencode(part)) <= 255
@@ -67,18 +66,18 @@ def remember_named(args: Iterable[str]) -> None:
 
 
 def check_named(flag: str, address: str) -> None:
-    """Check that this command names an address, which a stored config may name too: it is read with one's credentials.
+    """Check that this command, not only a stored config, names an address: it is read with the user's credentials.
 
     Args:
       flag: the flag that takes it.
       address: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or hf://OWNER/NAME.
 
     Raises:
-      UserError: If it does not.
+      UserError: If it does not name it.
     """
     if address not in _named:
         kind = "a repository" if address.startswith("hf://") else "a bucket"
         raise UserError(
-            f"the stored settings name {address}, and {kind} is only read if this command names it: add {flag} "
+            f"the stored settings name {address}, but {kind} is read only if this command names it: add {flag} "
             f"{address}"
         )

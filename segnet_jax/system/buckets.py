@@ -1,11 +1,10 @@
 """Folders and files in buckets, named s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, and their local copies.
 
-`fsspec` opens both kinds, with the credentials that its packages find in the environment or in the user's files. No
-address contains credentials, and no message does.
+`fsspec` opens both kinds, with the credentials that its packages find in the environment or in the user's files.
+Neither addresses nor messages contain credentials.
 
-A bucket is somebody else's: only objects below the named prefix are copied, after a check of their names, number and
-sizes. A copy is a folder of its own for each state of the bucket, by names, sizes and ETags, and complete once it has
-its final name.
+Buckets are untrusted: only objects below the named prefix are copied, after checking their names, number and sizes.
+Each state of a bucket (names, sizes and ETags) has a separate copy, which is complete when it has its final name.
 """
 
 import functools
@@ -30,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 MOST_OBJECTS, MOST_BYTES = 200_000, 200 * 10**9
 _OPTIONS = {"s3": {"config_kwargs": {"connect_timeout": 10, "read_timeout": 60, "retries": {"max_attempts": 2}}}}
-_PART, _THREADS = 2**23, 8  # bytes of a request; requests at a time
+_PART, _THREADS = 2**23, 8  # bytes per request; concurrent requests
 _LATEST = "latest"  # file that names the newest copy
 
 
@@ -38,7 +37,7 @@ def open_bucket(flag: str, address: str) -> Any:
     """Return the fsspec file system of a checked address.
 
     Raises:
-      UserError: If a package is missing, or there are unusable settings of it.
+      UserError: If a package is missing, or its settings are unusable.
     """
     scheme = address.partition("://")[0]
     try:
@@ -51,19 +50,19 @@ def open_bucket(flag: str, address: str) -> Any:
         raise UserError(message) from None
     try:
         return kind(use_listings_cache=False, **_OPTIONS.get(scheme, {}))
-    except Exception as error:  # gcsfs looks for credentials at once
+    except Exception as error:  # gcsfs looks for credentials immediately
         raise _failed(f"{flag} {address}", error) from None
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Return whether a bucket denies access or does not exist, rather than that it cannot be reached."""
+    """Return whether an error means that a bucket denies access or does not exist, not that it is unreachable."""
     code = str(getattr(error, "code", ""))
     missing = type(error).__name__ in ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound")
     return missing or isinstance(error, PermissionError | FileNotFoundError) or code in ("401", "403", "404")
 
 
 def reason(error: BaseException) -> str:
-    """Return in one short line why a request failed, without credentials."""
+    """Return a short line that says why a request failed, without credentials."""
     if isinstance(error, FileNotFoundError) or str(getattr(error, "code", "")) == "404":
         return "there is no such bucket or object"
     if is_refusal(error):
@@ -73,7 +72,7 @@ def reason(error: BaseException) -> str:
 
 
 def local_copy(flag: str, address: str) -> Path:
-    """Copy a folder or a file of a bucket into the cache, unless it is there, and return the copy.
+    """Copy a folder or file of a bucket into the cache, unless it is already there, and return the copy's path.
 
     Within a process, an address is listed once. Without a connection, the last copy is used.
 
@@ -83,7 +82,7 @@ def local_copy(flag: str, address: str) -> Path:
 
     Raises:
       UserError: If the address is invalid, a package is missing, the bucket does not exist, denies access or cannot be
-        reached, or its objects are too many, too large, or named like no file of a folder.
+        reached, or its objects are too many, too large, or have names that are not valid for files.
     """
     return _local_copy(flag, address.rstrip("/"), str(cache_folder()))
 
@@ -118,12 +117,12 @@ def _local_copy(flag: str, address: str, cache: str) -> Path:
 
 
 def _list(bucket: Any, address: str) -> dict[str, tuple[int, str]]:
-    """Return the objects below an address: name -> size and ETag. A single object has the address's last part."""
+    """Return the objects below an address: name -> size and ETag. A single object is named by its last part."""
     root = address.partition("://")[2]
     objects = {}
     for path, about in bucket.find(root, detail=True).items():
         if about.get("type") != "file" or (path.endswith("/") and not about.get("size")):
-            continue  # consoles mark folders by empty objects
+            continue  # web consoles mark folders by empty objects
         inner = root.rpartition("/")[2] if path == root else path.removeprefix(f"{root}/")
         if path == root or path.startswith(f"{root}/"):
             objects[inner] = (int(about["size"]), str(about.get("ETag") or about.get("etag") or about.get("md5Hash")))
@@ -133,24 +132,24 @@ def _list(bucket: Any, address: str) -> dict[str, tuple[int, str]]:
 
 
 def _checked(what: str, objects: Mapping[str, tuple[int, str]]) -> Mapping[str, tuple[int, str]]:
-    """Return the objects after a check that they can be the files of a folder, and not too large."""
+    """Return the objects after checking their names, number and total size."""
     folders = {name[:place] for name in objects for place, each in enumerate(name) if each == "/"}
     for name in objects:
         if not is_file_name(name) or name in folders:
-            raise UserError(f"{what} contains {name[:200]!r}, which is not the name of a file in a folder: rename it")
+            raise UserError(f"{what} contains {name[:200]!r}, which is not a valid file name: rename it")
     total = sum(size for size, _ in objects.values())
     if len(objects) > MOST_OBJECTS or total > MOST_BYTES:
         raise UserError(
-            f"{what} has {len(objects):,} objects with {format_bytes(total)}, and at most {MOST_OBJECTS:,} with "
-            f"{format_bytes(MOST_BYTES)} are copied: name a longer prefix"
+            f"{what} has {len(objects):,} objects ({format_bytes(total)}), over the limit of {MOST_OBJECTS:,} objects "
+            f"or {format_bytes(MOST_BYTES)}: name a longer prefix"
         )
     return objects
 
 
 def _copy(bucket: Any, address: str, objects: Mapping[str, tuple[int, str]], folder: Path, version: str) -> None:
-    """Copy all objects to `folder/version`; a copy that was interrupted is completed."""
+    """Copy all objects to `folder/version`, or complete an interrupted copy."""
     part = confined.make_folder(folder, f"{version}.part")
-    if (folder / version).is_dir():  # damaged: what is left of it is used
+    if (folder / version).is_dir():  # damaged: reuse the intact files
         shutil.rmtree(part)
         os.rename(folder / version, part)
     needed = _missing(part, objects)
@@ -170,12 +169,12 @@ def _copy(bucket: Any, address: str, objects: Mapping[str, tuple[int, str]], fol
     finally:
         pool.shutdown(cancel_futures=True)
     if _list(bucket, address) != dict(objects):
-        raise UserError(f"{address} changed while it was copied: start again when it is complete")
+        raise UserError(f"{address} changed during the copy: run the command again when it no longer changes")
     os.rename(part, folder / version)
 
 
 def _fetch(bucket: Any, path: str, folder: Path, name: str, size: int) -> None:
-    """Copy an object of a known size: never more bytes, and never under its name before it is complete."""
+    """Copy an object of a known size; it gets its final name only when complete."""
     confined.make_folder(folder, os.path.dirname(name))
     partial = os.path.join(os.path.dirname(name), f".{hashlib.sha256(name.encode()).hexdigest()}.tmp")
     confined.remove(folder, partial)
@@ -191,7 +190,7 @@ def _fetch(bucket: Any, path: str, folder: Path, name: str, size: int) -> None:
 
 
 def _missing(folder: Path, objects: Mapping[str, tuple[int, str]]) -> list[str]:
-    """Return the names of the objects of which a copy has no file of the same size."""
+    """Return the names of objects that have no file of the same size in a copy."""
     files = {name: confined.status(folder, name) if confined.is_file(folder, name) else None for name in objects}
     return [name for name, status in files.items() if status is None or status.st_size != objects[name][0]]
 

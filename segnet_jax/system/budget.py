@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import numpy as np
 
 BYTES = 256 * 2**20
-"""Limit of all threads together, not counting one thread that needs more by itself."""
+"""Limit for all threads together, which one thread at a time may exceed."""
 
 
 _PART = 2**20  # elements
-_CGROUP = "/sys/fs/cgroup"  # of version 2, as a container sees its own
+_CGROUP = "/sys/fs/cgroup"  # cgroup v2, as seen in a container
 
 
 class Budget:
@@ -28,13 +28,13 @@ class Budget:
 
     def __init__(self, limit: int = BYTES):
         self._limit, self._used = limit, 0
-        self._over: int | None = None  # the thread
+        self._over: int | None = None  # id of the thread over the limit
         self._changed = threading.Condition()
         self._mine = threading.local()
 
     @contextlib.contextmanager
     def scope(self) -> Iterator[None]:
-        """Keep the memory that this thread announces inside the context reserved until the outermost context ends."""
+        """Reserve the memory that this thread announces, until its outermost scope ends."""
         if getattr(self._mine, "depth", 0):
             yield
             return
@@ -52,7 +52,7 @@ class Budget:
                 release_freed_memory()
 
     def announce(self, num_bytes: int) -> None:
-        """Wait until this many more bytes may be allocated; outside a scope, return at once."""
+        """Wait until this many more bytes may be allocated; outside a scope, return immediately."""
         if not getattr(self._mine, "depth", 0):
             return
         me = threading.get_ident()
@@ -66,13 +66,13 @@ class Budget:
 
 
 def release_freed_memory() -> None:
-    """Return freed memory to the system; the C library may hold back hundreds of megabytes."""
+    """Return freed memory to the system; the C library may retain hundreds of megabytes."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def free_memory() -> int:
-    """Return the bytes that this process may still allocate, by the system and its control group; 0 if unknown."""
+    """Return the bytes that the system and the control group still allow this process to allocate; 0 if unknown."""
     limits = []
     with contextlib.suppress(OSError, ValueError, StopIteration):
         with open("/proc/meminfo") as file:
@@ -80,7 +80,7 @@ def free_memory() -> int:
     with contextlib.suppress(OSError, ValueError, KeyError):  # a container's limit; "max" if there is none
         limit, used = (int(pathlib.Path(_CGROUP, name).read_text()) for name in ("memory.max", "memory.current"))
         statistics = dict(line.split() for line in pathlib.Path(_CGROUP, "memory.stat").read_text().splitlines())
-        limits.append(max(0, limit - used + int(statistics["inactive_file"])))  # cached files give way
+        limits.append(max(0, limit - used + int(statistics["inactive_file"])))  # cached files can be evicted
     return min(limits, default=0)
 
 

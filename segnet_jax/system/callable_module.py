@@ -1,7 +1,7 @@
-"""Modules that can be called: `segnet_jax.train(...)` in addition to `python -m segnet_jax.train`.
+"""Callable modules: `segnet_jax.train(...)` in addition to `python -m segnet_jax.train`.
 
 A command is a module of the package, and the Python API has a function of the same name. Importing the module sets the
-package's attribute to the module, so the function can only be reached by calling that.
+package's attribute to the module, so the module itself must be callable.
 """
 
 import importlib
@@ -15,6 +15,6 @@ class _CallableModule(types.ModuleType):
 
 
 def make_callable(name: str) -> None:
-    """Make a module of the package call the function of `segnet_jax.api` that has its name."""
+    """Make a command's module callable as the function of the same name in `segnet_jax.api`."""
     module = sys.modules[name]
     module.__class__ = _CallableModule

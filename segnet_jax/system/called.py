@@ -8,7 +8,7 @@ SCRIPT, PACKAGE = "segnet", "python -m segnet_jax"
 
 
 def as_called(text: str) -> str:
-    """Return a text with its commands, written `python -m segnet_jax.NAME`, as this process was called.
+    """Rewrite commands such as `python -m segnet_jax.NAME` in a text to the form in which this process was called.
 
     The script `segnet` sets the first word of `sys.argv` to its own call, such as "segnet train".
     """

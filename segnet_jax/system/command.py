@@ -1,4 +1,4 @@
-"""Run a command: exit codes, and errors in one line."""
+"""Run a command, with its exit code and one-line errors."""
 
 import contextlib
 import errno
@@ -74,7 +74,7 @@ def _forget_output() -> None:
 
 
 class Forgiving:
-    """Standard error that ignores write errors, as when its disk is full or its terminal closed."""
+    """Standard error that ignores write errors, such as those of a full disk or a closed terminal."""
 
     def __init__(self, stream: TextIO | None):
         self._stream = stream

@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from segnet_jax.system.errors import UserError, shown
 
 MOST_BYTES = 64 * 2**20
-"""Default limit of a file that is read whole."""
+"""Default size limit for reading a whole file."""
 MOST_LISTS = 2_000_000  # and objects, in a JSON file; an empty one of two bytes takes 64 of memory
 MOST_ENTRIES = 1_000_000
 MOST_DEPTH = 32
@@ -155,7 +155,7 @@ def open_file(root: Folder, name: str, flags: int = os.O_RDONLY, most: int | Non
         if most is not None and opened.st_size > most:
             path = shown(os.path.join(root, name))
             raise Refused(
-                f"{path} has {opened.st_size:,} bytes, and at most {most:,} are read", kind="too-large", file=path
+                f"{path} has {opened.st_size:,} bytes, over the limit of {most:,}", kind="too-large", file=path
             )
         os.set_blocking(descriptor, True)
         mode = "ab" if flags & os.O_APPEND else "wb" if flags & os.O_WRONLY else "rb"
@@ -166,7 +166,7 @@ def open_file(root: Folder, name: str, flags: int = os.O_RDONLY, most: int | Non
 
 
 def read_bytes(root: Folder, name: str, most: int = MOST_BYTES) -> bytes:
-    """Read a file below `root` whole; raises as `open_file`."""
+    """Read a whole file below `root`; see `open_file` for the errors raised."""
     with open_file(root, name, most=most) as file:
         data = bytearray()
         while block := file.read(min(most + 1 - len(data), 2**24)):
@@ -181,7 +181,7 @@ def read_json(root: Folder, name: str, most: int = MOST_BYTES) -> Any:
     """Parse a JSON file below `root`.
 
     Raises:
-      ValueError: If it is not JSON, or is nested too deep.
+      ValueError: If it is not JSON, or is nested too deeply.
       Refused, OSError: If `open_file` raises them.
     """
     return parse_json(read_bytes(root, name, most))
@@ -194,7 +194,7 @@ def parse_json(data: bytes | str) -> Any:
     try:
         return json.loads(data)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def sum_of(root: Folder, name: str, num_bytes: int) -> str:
@@ -274,7 +274,7 @@ def rename(root: Folder, old: str, new: str) -> None:
 
 
 def remove(root: Folder, name: str) -> None:
-    """Remove a file, a link or a folder tree below `root`; errors, such as that it does not exist, are ignored."""
+    """Remove a file, a link or a folder tree below `root`; errors, such as a missing file, are ignored."""
     with contextlib.suppress(OSError), _around(root, name) as (folder, last):
         mode = _mode(last, folder)
         if mode is None:

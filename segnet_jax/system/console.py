@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def echo(*texts: object, file: TextIO | None = None) -> None:
-    """Print each text on a line of its own, by default on standard output; a line with a key fits a terminal."""
+    """Print each text on its own line, by default on standard output; on a terminal, wrap lines with a key."""
     console = Console(file=file or sys.stdout)
     for text in texts:
         line = printable(text)
@@ -27,16 +27,16 @@ def echo(*texts: object, file: TextIO | None = None) -> None:
 
 
 def cell(text: object, style: str = "") -> Text:
-    """Return the cell of a table: unprintable characters are escaped, and "[red]" is no markup."""
+    """Return a table cell; unprintable characters are escaped, and "[red]" is not markup."""
     return Text(printable(text), style=style)
 
 
 @contextlib.contextmanager
 def bar(description: str, total: int) -> Iterator[Callable[..., None]]:
-    """Show a progress bar on a terminal, or log the progress at times elsewhere.
+    """Show a progress bar on a terminal; elsewhere, log the progress at intervals.
 
     Yields:
-      The function to call after one, or so many, of `total` parts.
+      A function to call after each part, or with the number of parts finished since the last call.
     """
     console = Console(file=logs.output())
     if not console.is_terminal:
@@ -48,7 +48,7 @@ def bar(description: str, total: int) -> Iterator[Callable[..., None]]:
 
 
 def _logged(description: str, total: int, clock: Callable[[], float] = time.monotonic) -> Callable[..., None]:
-    """Return a function as `bar` yields, which logs a line every `logs.INTERVAL` seconds."""
+    """Return a function like that of `bar` that logs a line every `logs.INTERVAL` seconds."""
     done, last = 0, clock()
 
     def advance(parts: int = 1) -> None:

@@ -16,7 +16,7 @@ _SECONDS = 1.0  # between two attempts
 
 
 class DiskRetry:
-    """A caller of functions that write into a run folder; on a full disk, it raises or retries.
+    """Calls functions that write into a run folder; on a full disk, raises an error or retries.
 
     Args:
       folder: run folder, for messages.
@@ -48,7 +48,7 @@ class DiskRetry:
                 time.sleep(_SECONDS)
             else:
                 if logged:
-                    logger.info("there is space again: resuming")
+                    logger.info("disk space is available again: resuming")
                 return done
 
 

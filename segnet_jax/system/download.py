@@ -75,7 +75,7 @@ class _Refused(Exception):
 
 
 def is_web_page(head: bytes) -> bool:
-    """Return whether a file that begins with `head` is HTML or XML, which servers send instead of a missing file."""
+    """Return whether a file that begins with `head` is HTML or XML, which servers may send instead of an error."""
     return head.removeprefix(b"\xef\xbb\xbf").lstrip()[:5].lower().startswith((b"<!doc", b"<html", b"<head", b"<?xml"))
 
 
@@ -93,7 +93,7 @@ def fetch(resource: Resource, folder: Path, show_progress: bool | None = None, h
       hint: replaces the resource's own hint.
 
     Raises:
-      UserError: If all mirrors failed, the disk is full, or the existing file is not the right one.
+      UserError: If all mirrors failed, the disk is full, or an existing file fails verification.
     """
     folder = Path(folder)
     show_progress = sys.stderr.isatty() and not logs.is_quiet() if show_progress is None else show_progress
@@ -157,7 +157,7 @@ def _transfer(url: str, part: Path, resource: Resource, show_progress: bool) -> 
     try:
         response = _open(url, offset)
     except urllib.error.HTTPError as error:
-        if error.code == 416 and offset:  # no bytes beyond the offset: the part is complete, or of another file
+        if error.code == 416 and offset:  # no bytes beyond the offset: the part is complete, or belongs to another file
             return
         raise
     with response:
@@ -245,7 +245,9 @@ def _check_first_use(resource: Resource, path: Path, sum_file: Path) -> None:
     if sum_file.exists():
         expected = sum_file.read_text("ascii", errors="replace")[:64]
         if actual != expected:
-            raise _Refused(f"sha256 {actual}, the first one had {expected} (to trust the new one, delete {sum_file})")
+            raise _Refused(
+                f"sha256 {actual}, but the first download had {expected} (to trust the new one, delete {sum_file})"
+            )
         return
     if resource.kind == "zip":
         _check_members(path)
@@ -266,7 +268,7 @@ def _size(path: Path) -> int:
 
 
 def _reason(error: Exception) -> str:
-    """Return in one line why a mirror failed."""
+    """Return a line that says why a mirror failed."""
     if isinstance(error, urllib.error.HTTPError):
         return f"HTTP {error.code} {error.reason}"
     if isinstance(error, urllib.error.URLError):

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 USAGE = "usage"
-"""The kind of a fault that is not in a file: a wrong flag or folder name, a missing preparation."""
+"""Kind of a fault that is not in a file, such as a wrong flag or folder name."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Fault:
       file: the faulty file, as messages name it; empty if there is none.
       what: the message: what is wrong and why it matters, naming the file.
       fix: how to fix it; may be empty. A fix that begins with -- consists of flags only, to append to the command, and
-        is given only if no other would do.
+        is given only if it is the only fix.
       choices: if several interpretations of a folder are possible, the flags of each; the user has to choose.
     """
 
@@ -90,7 +90,7 @@ class UserErrors(UserError):
 
 
 def listed(items: Sequence[str], separator: str = ", ") -> str:
-    """Join the first five items and the number of further ones, for a message."""
+    """Join the first five items and the number of other ones, for a message."""
     more = [f"and {len(items) - 5} more"] if len(items) > 5 else []
     return separator.join([*items[:5], *more])
 
@@ -103,7 +103,7 @@ def shown(text: str) -> str:
 
 
 def printable(text: object) -> str:
-    """Escape what cannot be printed, but keep the line breaks."""
+    """Escape unprintable characters except line breaks."""
     return "\n".join(map(shown, str(text).split("\n")))
 
 

@@ -157,7 +157,7 @@ def check_distinct(outputs: Mapping[str, str | os.PathLike], inputs: Iterable[st
 
 
 def _is_of_a_run(place: pathlib.Path) -> bool:
-    """Return whether training writes a file of that name to the run, or it is a checkpoint's; it need not exist yet."""
+    """Return whether training writes this file, which need not exist yet, to a run, or it is inside a checkpoint."""
     real = pathlib.Path(os.path.realpath(place.parent), place.name)
     if real.name in _OF_A_RUN and os.path.lexists(real.parent / "config.toml"):
         return True

@@ -13,7 +13,7 @@ MEMORY_OF_A_PROCESSOR = 64 * 2**20
 
 
 def problem() -> str:
-    """Return a one-line message on a limit that is too low, or ""; raises the limit on open files first, if allowed."""
+    """Raise the limit on open files, if allowed; return a one-line message on a limit that is still too low, or ""."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     target = USUAL_FILES if hard == resource.RLIM_INFINITY else min(USUAL_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < target:

@@ -21,9 +21,8 @@ _MOST_BYTES = 10_000
 class RunLock:
     """Context manager that locks a run folder.
 
-    The system releases its lock when the process ends, however that happens, so a lock is never stale. The content of
-    the file, the holder, is for people; if it names one while the lock is free, that process died, and this is
-    reported.
+    The system releases the lock when the process ends for any reason, so it is never stale. The file only describes the
+    holder; if it names one while the lock is free, that process died, which is logged.
 
     File systems of clusters often do not support locks; a folder that the user named is then used with a warning. A
     folder found automatically is refused, as the same command may be training in it.
@@ -60,7 +59,7 @@ class RunLock:
                 logger.info(f"took over the lock of {before}, which has ended")
         # A file with other content, or with a second hard link, is locked but not written to.
         self._is_ours = os.fstat(self._file.fileno()).st_nlink == 1 and _is_signature(self._file.read(_MOST_BYTES))
-        with contextlib.suppress(OSError):  # the lock holds on a full disk too
+        with contextlib.suppress(OSError):  # locking works on a full disk too
             self._sign(_signed().encode())
 
     def __enter__(self) -> "RunLock":
@@ -80,7 +79,7 @@ class RunLock:
 
 
 def is_held(folder: pathlib.Path) -> str:
-    """Describe the process that holds a run's lock, without locking; "" if there is none or locks are unsupported."""
+    """Describe the process that holds a run's lock, without taking it; "" if there is none or locks are unsupported."""
     try:
         with open(folder / LOCK_FILE, "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,7 +1,7 @@
 """Logging set-up of the commands: the console handler, its verbosity, and a run's `train.log`.
 
-Modules log to `logging.getLogger(__name__)`. Without a command nothing is configured: a program that imports
-`segnet_jax` handles the logger "segnet_jax" as it likes.
+Modules log to `logging.getLogger(__name__)`. Only commands configure logging: a program that imports
+`segnet_jax` configures the logger "segnet_jax" itself.
 """
 
 import contextlib
@@ -27,17 +27,17 @@ _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red"}
 
 
 INTERVAL = 30.0
-"""Seconds between two lines of progress where there is no terminal to show it live."""
+"""Seconds between two progress lines where there is no terminal."""
 
 KEY = re.compile(r"[a-z]+ {2,}(?=\S)")
 """Start of the lines that name a property of the run, such as "data     synthetic: ..."."""
 
 
 class ConsoleHandler(logging.Handler):
-    """A handler that prints messages on standard error, one per line, with their level from warnings on.
+    """A handler that prints messages on standard error, one per line; warnings and errors with their level.
 
     Attributes:
-      console: where a live line is shown, above which messages go; None for `output()`.
+      console: console with a live line, above which messages are printed; None: print to `output()`.
     """
 
     console: Console | None = None
@@ -61,9 +61,9 @@ class ConsoleHandler(logging.Handler):
 
 
 def continued(line: str, width: int) -> str:
-    """Return a line with a key, if longer than the width, continued below its value.
+    """Wrap a line with a key that is longer than the width, aligned with its value.
 
-    All other lines are left to the terminal, so that commands in them can be copied.
+    The terminal wraps all other lines, so that commands in them can be copied.
     """
     key = KEY.match(line)
     if key is None or len(line) <= width or width < 3 * key.end() or "\n" in line:
@@ -100,7 +100,7 @@ def configure(level: int = logging.INFO) -> None:
 
 
 def follow_pipe() -> None:
-    """Send the messages to standard output if that alone is a pipe, as in `segnet train | tee log`."""
+    """Log to standard output if it is a pipe and standard error is a terminal, as in `segnet train | tee log`."""
     global _follows_pipe
     with contextlib.suppress(OSError, ValueError, AttributeError):
         _follows_pipe = sys.stderr.isatty() and stat.S_ISFIFO(os.fstat(sys.stdout.fileno()).st_mode)
@@ -140,8 +140,8 @@ def above(console: Console) -> Iterator[None]:
 class RunLog(logging.Handler):
     """A handler that writes messages to a run's `train.log` with their times; a context manager.
 
-    Messages logged before `open` are kept and written then. A log line that cannot be written is lost: a full disk
-    must not stop training. An error that ends the `with` block is logged there, but not on the console.
+    Messages logged before `open` are written when it is called. A line that cannot be written is lost, as a full disk
+    must not stop training. An error that ends the `with` block is logged to the file, but not on the console.
     """
 
     def __init__(self):
@@ -179,7 +179,7 @@ class RunLog(logging.Handler):
             self.emit(record)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one message, unless it only stands in for a live line."""
+        """Write one message, unless it is a progress line that replaces a progress bar."""
         if getattr(record, "is_live", False):
             return
         if self._file is None:

@@ -1,6 +1,6 @@
-"""Import a user's own function, such as mine:jitter.
+"""Import a custom function of the user, such as mine:jitter.
 
-Callers must pass only names that this command line or this Python call gives, never one from a stored file.
+Callers must pass only names given on this command line or in this Python call, never one from a stored file.
 """
 
 import importlib
@@ -30,7 +30,7 @@ def import_function(name: str, option: str, example: str = "MODULE:FUNCTION, suc
     if not re.fullmatch(r"[^\W\d][\w.]*:[^\W\d]\w*", name):
         raise UserError(f"{option} must be {example}, got {name!r}")
     module_name, function_name = name.split(":")
-    if {"", os.getcwd()}.isdisjoint(sys.path):  # already there with python -m
+    if {"", os.getcwd()}.isdisjoint(sys.path):  # already on the path with python -m
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)

@@ -35,7 +35,7 @@ class Stop:
         self._lock = threading.RLock()  # a second signal may arrive while the first is handled
 
     def requested(self) -> bool:
-        """Whether a stop was requested."""
+        """Return whether a stop was requested."""
         return self.exit_code is not None
 
     def check(self) -> None:
@@ -54,7 +54,7 @@ class Stop:
             self._nothing_to_save = False
 
     def _note(self, number: int) -> None:
-        """Set the flag and print a line, once; called by both the thread and Python's handler."""
+        """Set the flag and print a line on the first signal; called by both the thread and Python's handler."""
         with self._lock:
             if self.requested():
                 return

@@ -1,4 +1,4 @@
-"""Temporary folders that are filled, then renamed. A lock marks those in use; the next process removes the others."""
+"""Temporary folders to fill and then rename. A lock marks folders in use; other processes remove the rest."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ _OLD = 86_400.0  # seconds; a younger folder without a lock may be about to be l
 
 @contextlib.contextmanager
 def unfinished(target: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Yield a new folder next to `target`, to be filled and renamed by `finish`; removed at the end if it was not.
+    """Yield a new folder next to `target`, to be filled and renamed by `finish`; otherwise it is removed at the end.
 
     Raises:
       OSError: If it cannot be created.
@@ -36,7 +36,7 @@ def unfinished(target: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def finish(folder: pathlib.Path, target: pathlib.Path) -> None:
-    """Rename a filled folder to `target`, unless another process was faster."""
+    """Rename a filled folder to `target`, unless another process has already done so."""
     for name in (_LOCK, _EARLY):
         (folder / name).unlink(missing_ok=True)
     with contextlib.suppress(OSError):
@@ -61,7 +61,7 @@ def remove(path: pathlib.Path) -> None:
 
 
 def _locked(folder: pathlib.Path) -> int | None:
-    """Create and take the lock; it is renamed after it is taken, so that no process finds it free."""
+    """Create and take the lock; it is renamed after it is taken, so that no other process can take it."""
     if fcntl is None:
         return None
     lock = os.open(folder / _EARLY, os.O_CREAT | os.O_RDWR)

@@ -6,7 +6,7 @@ import zlib
 from pathlib import Path
 
 _DIRECTORY_BYTES = 1 << 20
-"""Limit of a zip's central directory; 90 kB is the most needed here, for the 701 frames of CamVid."""
+"""Size limit for a zip's central directory; the largest one used here, of CamVid's 701 frames, has 90 kB."""
 
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # LZMA may allocate a dictionary of 4 GB
 

@@ -1,4 +1,4 @@
-"""The training step compiled for an H200 that is not present: what `portability compile` must find in the program."""
+"""The training step compiled for an H200 that is not present: what `portability compile` must report."""
 
 import importlib.util
 import json
@@ -32,7 +32,7 @@ def _compiler():
 
 
 def compiled(folder, *flags):
-    """Return what `portability compile` writes about the training step for H200s in bfloat16."""
+    """Return the output of `portability compile` for the training step on H200s in bfloat16."""
     file = folder / "h200.json"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("XLA_", "JAX_"))}
     command = [sys.executable, "-m", "segnet_jax.portability", "compile", "--target", "h200", "--programs", "train"]

@@ -1,7 +1,7 @@
-"""Guard against getting slower: the training step's work and what a start imports, against `kept_figures.json`.
+"""Compare the training step's work and the imports at startup with `kept_figures.json`.
 
-These are counts, which are the same on every machine; `tests/timed_suite.py` holds the time of the suite. A change that
-needs more on purpose stores the printed figures, and says why in its commit.
+These counts are the same on every machine; `tests/timed_suite.py` checks the time of the suite. A change that increases
+them on purpose stores the printed figures and explains them in its commit.
 """
 
 import json
@@ -26,7 +26,7 @@ TOLERANCE = 1.02
 
 
 def exceeded(figures, kept):
-    """Return the figures that are more than two percent above the kept ones, as name -> (figure, kept)."""
+    """Return the figures that are more than two percent above the stored ones, as name -> (figure, stored)."""
     assert figures.keys() == kept.keys()
     return {name: (value, kept[name]) for name, value in figures.items() if value > TOLERANCE * kept[name]}
 

@@ -1,4 +1,4 @@
-"""Check the steps lowered for every platform: their operations, what their files compute, and how machines compare."""
+"""Check the operations and outputs of steps lowered for every platform, and the comparison of machines."""
 
 import json
 import pathlib
@@ -366,7 +366,7 @@ def test_machines_that_measured_other_weights_are_warned_of():
         (["lower"], "add --out DIR"),
         (["lower", "--out", "new", "--platforms", "gpu"], "--platforms must be from cpu, cuda, rocm, tpu, got gpu"),
         (["lower", "--out", "new", "--run", "none"], "no run none"),
-        (["lower", "--out", "new", "--run", "begun"], "no newest checkpoint in begun"),
+        (["lower", "--out", "new", "--run", "begun"], "begun has no checkpoint: it stopped before"),
         (["lower", "--out", "new", "--network", "segnet-basic"], "got --depth 5: use --depth 4"),
         (["lower", "--out", "new", "--image-size", "16", "16"], "too small for 5 poolings, which need 32"),
         (["lower", "--out", "full"], "full already contains a, which is not overwritten"),

@@ -1,4 +1,4 @@
-"""Of `loss_boundary.patch`: value and gradient against numpy, and a training with it on one and on eight devices."""
+"""Test `loss_boundary.patch`: value and gradient against numpy, and training on one and on eight devices."""
 
 import json
 
@@ -15,7 +15,7 @@ CLASS_WEIGHTS = np.array([0.5, 1.0, 2.0])
 
 
 def by_hand(logits, label, weight):
-    """In float64, by a loop over pixels and their neighbors."""
+    """Compute the loss in float64 by a loop over pixels and their neighbors."""
     total = 0.0
     for image, row, column in zip(*np.nonzero(label != VOID), strict=True):
         known, factor = label[image, row, column], 1.0

@@ -1,4 +1,4 @@
-"""Test `metric_kappa.patch`: the value by hand; its place in result, log, report, table and published results."""
+"""Test `metric_kappa.patch`: the value by hand, and the metric in result, log, report, table and published results."""
 
 import io
 import json

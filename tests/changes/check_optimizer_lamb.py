@@ -1,4 +1,4 @@
-"""Of `optimizer_lamb.patch`: three steps by hand, and a training with it."""
+"""Test `optimizer_lamb.patch`: three steps by hand, and a training run."""
 
 import json
 
@@ -11,7 +11,7 @@ from test_train import run
 
 
 def test_three_steps_by_hand_and_no_decay_of_biases():
-    """Algorithm 2 of You et al. 2020 with beta1 0.8, beta2 0.999 and epsilon 1e-6."""
+    """Compare with Algorithm 2 of You et al. 2020 with beta1 0.8, beta2 0.999 and epsilon 1e-6."""
     params = {"conv": {"kernel": jnp.float32([2, -1, 3]), "bias": jnp.float32([2, -1, 3])}}
     optimizer = optimizer_of(optimizer="lamb", learning_rate=0.1, momentum=0.8, weight_decay=0.5)
     state, first, second = optimizer.init(params), 0.0, 0.0

@@ -78,7 +78,7 @@ def keep_permissions(read_bytes):
 
 
 def state_of(folder):
-    """Return mode, size and modification time of everything in a folder except a run's lock, which each start opens."""
+    """Return mode, size and modification time of all files in a folder except a run's lock, which each start opens."""
     stats = {path: path.lstat() for path in folder.rglob("*") if path.name != "lock"}
     return {path: (stat.st_mode, stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
 

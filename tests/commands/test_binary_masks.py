@@ -1,4 +1,4 @@
-"""Binary masks with a sigmoid head from training to prediction, and the losses, weights and recipes on the way."""
+"""Test binary masks with a sigmoid head from training to prediction, with losses, weights and recipes."""
 
 import json
 

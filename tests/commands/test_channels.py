@@ -1,4 +1,4 @@
-"""Train on images of other channels than RGB and of 16 bits, then evaluate, predict and export the network."""
+"""Train on 16-bit images and on other channels than RGB, then evaluate, predict and export the network."""
 
 import json
 
@@ -27,7 +27,7 @@ FORMATS = {"gray": (1, 8, png, ".png"), "gray16": (1, 16, png, ".png"), "six16":
 
 
 def write_discs(folder, channels, bits, encode, suffix, count=6):
-    """Write bright discs on dark noise; each channel has another brightness, 16-bit values use a narrow range."""
+    """Write bright discs on dark noise; brightness differs between channels, and 16-bit values use a narrow range."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[:24, :32]
     for name in ("images", "masks"):
@@ -189,10 +189,10 @@ def test_the_doctor_reads_and_draws_them(tmp_path, capsys):
     "flags, message",
     [
         (("--channels", 4), r"images/0.png has pixels of 1 channel of 8 bits, instead of 4 channels of 8 bits"),
-        (("--channels", 1, "--color", 0.5), r"--color is for RGB images of 8 bits, got --channels 1"),
-        (("--channels", 1, "--preprocessing", "torch"), r"--preprocessing torch is for RGB images of 8 bits"),
-        (("--channels", 1, "--network", "segnet-basic"), r"--network segnet-basic is for RGB images of 8 bits"),
-        (("--image-bits", 16, "--image-range", 0, 4095), r"--image-range reads 16-bit images as 8 bits and RGB"),
+        (("--channels", 1, "--color", 0.5), r"--color is for 8-bit RGB images, got --channels 1"),
+        (("--channels", 1, "--preprocessing", "torch"), r"--preprocessing torch is for 8-bit RGB images"),
+        (("--channels", 1, "--network", "segnet-basic"), r"--network segnet-basic is for 8-bit RGB images"),
+        (("--image-bits", 16, "--image-range", 0, 4095), r"--image-range converts 16-bit images to 8-bit RGB"),
         (("--channels", 0), r"--channels must be between 1 and 64, got 0"),
         (
             ("--channels", 1, "--data", "synthetic"),

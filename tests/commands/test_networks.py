@@ -1,4 +1,4 @@
-"""U-Net and SegNet with a bilinear decoder train, freeze, evaluate, predict, export and compile as SegNet does."""
+"""Test that U-Net and SegNet with a bilinear decoder train, freeze, evaluate, predict, export and compile."""
 
 import json
 
@@ -88,8 +88,8 @@ def test_its_steps_lower_for_cuda(form):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (("--encoder-addition",), "--encoder-addition is not for --network unet, which concatenates features"),
-        (("--final-batch-norm",), "--final-batch-norm is not for --network unet"),
+        (("--encoder-addition",), "--encoder-addition does not apply to --network unet, which concatenates features"),
+        (("--final-batch-norm",), "--final-batch-norm does not apply to --network unet"),
         (("--decoder", "single-channel"), "--decoder single-channel is for --network segnet-basic"),
         (("--init", "vgg16", "--width", 0.5), "--init vgg16 needs --width 1"),
     ],

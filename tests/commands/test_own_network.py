@@ -1,4 +1,4 @@
-"""Networks of the user's own modules: trained, resumed and used only where the command names them."""
+"""Test that custom networks are trained, resumed and used only if the command names them."""
 
 import json
 import sys
@@ -46,7 +46,7 @@ number = 7
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """Write a module of an own name for each test, so that Python imports it anew."""
+    """Write a module with a different name for each test, so that Python imports it again."""
     name = f"mine_{tmp_path.name.replace('-', '_')}"
     (tmp_path / f"{name}.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
@@ -61,7 +61,7 @@ def train(monkeypatch, *flags):
 
 
 def forget(monkeypatch):
-    """Behave as a new process does, which has imported no own network."""
+    """Behave like a new process, which has imported no custom network."""
     monkeypatch.setattr(own_network, "_imported", {})
 
 
@@ -70,7 +70,7 @@ def test_an_own_network_is_trained_and_used_only_where_it_is_named(mine, tmp_pat
     run, name = tmp_path / "run", f"{mine}:Wide"
     assert train(monkeypatch, "--run", run, "--network", name, "--epochs", 1, "--devices", 1) == 0
     forget(monkeypatch)
-    message = rf"the network {name} is own code, which is imported only if this command names it: add --network {name}"
+    message = rf"{name} is custom code, which is imported only if this command names it: add --network {name}"
     with pytest.raises(UserError, match=message):
         segnet_jax.load(run)
     with pytest.raises(UserError, match=message):
@@ -116,8 +116,8 @@ def test_a_function_gets_the_settings_that_it_has_parameters_for(mine):
         ("{}:Wid", r"has no function or class Wid; nearest: Wide"),
         ("no_such_module:Net", r"--network no_such_module:Net: cannot import no_such_module: ModuleNotFoundError"),
         ("{}.py:Wide", r"give the module's name without .py"),
-        ("{}:Unfolded", r"--network .*:Unfolded does not keep the contract of .*: the layers and the parameters"),
-        ("{}:build", r"--network .*:build does not keep the contract of .*: has no named parameters"),
+        ("{}:Unfolded", r"--network .*:Unfolded does not satisfy the contract of .*: `layers` and the parameters"),
+        ("{}:build", r"--network .*:build does not satisfy the contract of .*: has no named parameters"),
         (":Wide", r"--network must be MODULE:CLASS"),
         ("segnett", r"--network must be one of segnet, segnet-basic, unet, or MODULE:CLASS, got segnett; .*segnet"),
     ],

@@ -95,7 +95,7 @@ def test_the_command_ends_a_mistake_in_one_line_and_code_2_without_loading_tenso
     [
         (
             ["camvid", "--archives", "x", "--tutorial", "y"],
-            "--archives x and --tutorial y exclude each other; give only one",
+            "--archives x and --tutorial y are mutually exclusive; give only one",
         ),
         (["vgg16", "--archives", "x"], "are for camvid only, got vgg16"),
     ],

@@ -1,4 +1,4 @@
-"""Sweeps: the runs that a file describes, faults that stop only their run, resuming, and the table."""
+"""Test sweeps: the runs of a file, faults that stop only their run, resuming, and the table."""
 
 import json
 import subprocess
@@ -69,13 +69,13 @@ def test_named_runs_and_every_combination_of_the_grid_are_runs_in_order(tmp_path
         (SMALL + '[runs."../x"]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '../x'"),
         (SMALL + '[runs.".."]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '..'"),
         (SMALL + '[runs."."]\nseed = 1\n', r"must contain tables \[runs.NAME\], got '.'"),
-        (SMALL + '[grid]\nnetwork = ["mine:Net"]\n', "network 'mine:Net' is own code, .* when a command line names it"),
-        (SMALL + '[grid]\naugment = ["mine:f"]\n', "augment 'mine:f' is own code, .* when a command line names it"),
+        (SMALL + '[grid]\nnetwork = ["mine:Net"]\n', "network 'mine:Net' is custom code, .* named on a command line"),
+        (SMALL + '[grid]\naugment = ["mine:f"]\n', "augment 'mine:f' is custom code, .* named on a command line"),
         (SMALL + 'lr_mult = ["--network=mine:Net"]\n[grid]\nseed = [1]\n', "lr_mult in .* must not begin with -"),
         (SMALL + 'lr_mult = {"--network=mine:N" = 1}\n[grid]\nseed = [1]\n', "lr_mult in .* must not begin with -"),
-        (SMALL + '[grid]\nlogger = [["wandb"]]\n', "logger in .* belongs to a single start"),
-        (SMALL + "folds = 3\n[grid]\nseed = [1]\n", "folds without fold is a run for each fold: add the fold"),
-        (SMALL + "[grid]\nseed = [1, 1]\n", "names the same run twice"),
+        (SMALL + '[grid]\nlogger = [["wandb"]]\n', "logger in .* applies to a single start"),
+        (SMALL + "folds = 3\n[grid]\nseed = [1]\n", "folds without fold trains several runs: add fold"),
+        (SMALL + "[grid]\nseed = [1, 1]\n", "contains a run twice"),
         (
             SMALL.replace("synthetic", "s3://b/x") + "[grid]\nseed = [1]\n",
             "data in .* is the address s3://b/x, and only",
@@ -83,8 +83,8 @@ def test_named_runs_and_every_combination_of_the_grid_are_runs_in_order(tmp_path
         (SMALL + '[grid]\ninit = ["hf://a/b"]\n', "init in .* is the address hf://a/b, and only"),
         (SMALL + '[grid]\nloss = ["dise"]\noptimizer = ["adm"]\n', "run .* of .*must be one of .*nearest: adamw"),
         (SMALL + "[grid]\nlearning_rate = [0.1, 99]\n", "run learning_rate=99 of .*--learning-rate must be between"),
-        (SMALL + '[grid]\nrun = ["a"]\n', "run in .* belongs to a single start"),
-        (SMALL + '[grid]\nown = [["loss=os.system"]]\n', "own in .* belongs to a single start"),
+        (SMALL + '[grid]\nrun = ["a"]\n', "run in .* applies to a single start"),
+        (SMALL + '[grid]\nown = [["loss=os.system"]]\n', "own in .* applies to a single start"),
         (SMALL + "[grid]\nseed = [1]\n[runs.a]\nseed = 2\n", r"seed is both in \[grid\] and in \[runs.a\]"),
         (SMALL + "[grid]\nseed = [1", "is not a valid TOML file"),
         (SMALL + "[grid]\n" + "".join(f"{k} = {list(range(1, 40))}\n" for k in ("seed", "epochs")), "1521 runs"),
@@ -101,7 +101,7 @@ def test_a_wrong_file_is_answered_before_anything_is_trained(tmp_path, text, mes
 def test_a_config_file_that_a_sweep_names_may_do_no_more_than_the_sweep(tmp_path, line):
     (tmp_path / "c.toml").write_text(line)
     with pytest.raises(
-        UserError, match=f"{line.split()[0]}.*(single start|may only be|own code|command line|a run for)"
+        UserError, match=f"{line.split()[0]}.*(single start|may only be|custom code|command line|several runs)"
     ):
         plan_of(
             tmp_path, SMALL.replace('init = "none"', "") + f'config = "{tmp_path / "c.toml"}"\n[grid]\nseed = [1]\n'
@@ -148,7 +148,7 @@ def test_a_linked_run_folder_is_refused_and_its_target_left_alone(tmp_path, trai
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match="no sweep file .*none.toml"):
+    with pytest.raises(UserError, match="none.toml is not a file: pass the TOML file"):
         read_plan(str(tmp_path / "none.toml"))
     with pytest.raises(UserError, match="no home folder is known"):
         read_plan("~no-such-user/a.toml")
@@ -156,7 +156,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Replace the training of a run: it writes a config and a result, or fails with the code of its name."""
+    """Replace training by writing a config and a result, or failing with the exit code in the run's name."""
     seen, codes = [], {}
 
     def train(run, stop):

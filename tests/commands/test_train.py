@@ -223,7 +223,7 @@ MISTAKES = {
         "unknown protocol 'camvit'; known: bayesian-segnet",
     ),
     "a missing data folder": (["--data", "no/such/folder"], "no folder no/such/folder"),
-    "a missing weight file": (["--init", "no.pth", "--width", "1"], "no weight file no.pth"),
+    "a missing weight file": (["--init", "no.pth", "--width", "1"], "weight file no.pth does not exist"),
     "weights for another width": (["--init", "vgg16"], "--init vgg16 needs --width 1, got 0.0625"),
     "weights of another encoder": (["--init", "vgg19", "--width", "1"], "does not fit --encoder vgg16"),
     "an image smaller than the poolings need": (["--depth", "5"], "--image-size 24 32 is too small for 5 poolings"),
@@ -314,8 +314,8 @@ def test_labels_without_training_signal_are_reported(logged):
     check_labels(two, train=read_of(sky, void), val=read_of(sky, road))
     assert logged == [
         "warning: 1 of 2 train labels are entirely void",
-        "warning: no train pixel of road; in its scores it is reported as absent",
-        "warning: road only in val: no training pixel, so it cannot be learned",
+        "warning: no train pixel of road, which the scores report as absent",
+        "warning: only val labels contain road, which therefore cannot be learned",
     ]
     with pytest.raises(UserError, match="all 2 val labels are entirely void"):
         check_labels(two, train=read_of(sky, road), val=read_of(void, void))

@@ -12,7 +12,7 @@ from made_runs import make_run
 
 SAMPLE = HERE.parent / "data/sample"
 
-CALLS = {  # that change what lies on a disk, besides opening for writing
+CALLS = {  # that change files, besides opening for writing
     *(
         "creat",
         "mkdir",
@@ -141,7 +141,7 @@ def test_exporting_writes_only_into_its_folder_and_needs_no_network(traced, held
 
 @pytest.mark.slow
 def test_exporting_to_tensorflow_writes_only_into_its_folder_and_needs_no_network(traced, held_to, tmp_path):
-    """By themselves, Keras writes settings to the home folder, and TensorFlow code to the temporary folder."""
+    """Check that Keras writes no settings to the home folder, and TensorFlow no code to the temporary folder."""
     run, out = make_run(tmp_path / "run"), tmp_path / "out"
     more = ["--data", SAMPLE, "--images", 1, "--format", "saved-model", "--out", out]
     exported = traced("segnet_jax.export", run, *more)

@@ -94,7 +94,7 @@ def test_a_later_format_version_is_refused_and_a_missing_one_is_the_first(tmp_pa
         assert read_whole_config(tmp_path, "config.toml") == Config(epochs=7)
     for version in ("2", "0", '"1"', "true"):
         (tmp_path / "config.toml").write_text(text.replace("= 1", f"= {version}", 1))
-        with pytest.raises(UserError, match="this version of segnet_jax reads up to 1: update"):
+        with pytest.raises(UserError, match="this segnet_jax reads versions up to 1: update"):
             read_whole_config(tmp_path, "config.toml")
 
 

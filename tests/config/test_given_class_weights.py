@@ -1,4 +1,4 @@
-"""Values of `--class-weights`: rules, numbers in the order of the classes, and numbers by name."""
+"""Test values of `--class-weights`: rules, numbers in class order, and numbers by name."""
 
 import pytest
 
@@ -40,7 +40,7 @@ def test_each_class_gets_its_weight(text, weights):
         ("1 x 3", ["'x'"]),
         ("0 0 0", ["at least one weight above 0"]),
         ("", ["at least one weight above 0"]),
-        ("car=0 road=0 traffic light=0", ["every class of photos the weight 0"]),
+        ("car=0 road=0 traffic light=0", ["sets all classes of photos to weight 0"]),
         ("cat=2", ["'cat', which is not a class of photos", "nearest: car"]),
         ("car=2 car=3", ["car twice"]),
         ("car=2 Car=3", ["a class twice"]),

@@ -1,4 +1,4 @@
-"""The help of every command: widths, texts, sections; habitual spellings of flags; how the command was called."""
+"""Test the help of every command: widths, texts, sections; flag names of other tools; how the command was called."""
 
 import dataclasses
 import importlib

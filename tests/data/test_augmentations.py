@@ -131,7 +131,7 @@ def test_images_of_16_bits_are_blurred_and_turned_as_those_of_8_bits(channels):
 
 
 def test_outside_an_image_each_channel_has_its_value_if_one_is_given():
-    """With 20,000 +- 100 in an image, zeros outside would be two hundred deviations from its mean."""
+    """Check an image of 20,000 +- 100, from whose mean zeros outside would deviate by 200 standard deviations."""
     image, label = np.full((20, 26, 2), (20_000, 300), np.uint16), np.zeros((20, 26), np.uint8)
     label[0] = label[:, 0] = 1
     params = {"index": 0, "flip": 0, "shift_y": 3, "shift_x": -2, "step": 2**15, "place_y": 2**13, "place_x": 2**13}

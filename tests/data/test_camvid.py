@@ -280,7 +280,7 @@ def test_the_shipped_matlab_list_is_the_seeded_deal_of_60_to_40():
     assert (len(names["train"]), len(names["test"])) == (421, 280)
     assert set(names["train"]) | set(names["test"]) == set(camvid_frames.FRAMES)
     val_in_train = len(set(camvid_frames.VAL) & set(names["train"]))
-    assert 40 < val_in_train < 80  # a fair draw of the clip's 101 frames: 60.7 expected, deviation 4.5
+    assert 40 < val_in_train < 80  # a fair draw from the clip's 101 frames: 60.7 expected, deviation 4.5
     with pytest.raises(UserError, match="unknown split rule 'random'; known: tutorial, matlab, trainval"):
         camvid_frames.split_names("random")
 

@@ -1,4 +1,4 @@
-"""Test the device input path: the step makes the same batches in device memory that the host would send."""
+"""Test the device input path: the step makes the same batches in device memory as the host."""
 
 import jax
 import jax.numpy as jnp

@@ -36,7 +36,7 @@ def opened(folder, flags=""):
 
 
 def refused(folder, flags=""):
-    """Return the faults that cause the folder to be rejected, the first of each kind."""
+    """Return the first fault of each kind for which the folder is rejected."""
     with pytest.raises(UserError) as error:
         opened(folder, flags)
     return {fault.kind: fault for fault in reversed(error.value.faults)}
@@ -63,7 +63,7 @@ def mask(ids, i=0):
     return (ids == RED).astype(np.uint8)
 
 
-# --- fixes: each that is printed, pasted, reads the true colors as their classes ---
+# --- fixes: each printed fix, if pasted, reads the true colors as their classes ---
 
 
 def soft(ids, i):
@@ -166,7 +166,7 @@ def test_a_printed_fix_reads_the_true_colors_as_their_classes(name, tmp_path):
     assert read_as(dataset) == expected and not dataset.doubts
 
 
-# --- ambiguous: both readings are shown, and each, chosen, is what it says ---
+# --- ambiguous: both interpretations are shown, and each reads as described if chosen ---
 
 
 def mixed(folder):
@@ -259,7 +259,7 @@ def test_a_flag_that_empties_a_class_is_a_fault(tmp_path):
     fill(tmp_path)
     codes(tmp_path, "background", "disc", "box")
     (doubt,) = opened(tmp_path, "--map 2=1").doubts
-    assert doubt.kind == "emptied-class" and "box has pixels without --map, and none with it" in doubt.what
+    assert doubt.kind == "emptied-class" and "box has pixels without --map, but none with it" in doubt.what
 
 
 @pytest.mark.slow
@@ -270,7 +270,7 @@ def test_a_picture_shows_all_interpretations(tmp_path, monkeypatch, capsys):
     with pytest.raises(UserError):
         doctor.doctor(parse_flags(doctor.DoctorOptions, ["photos", "--picture", "look.png"], prog="p", description=""))
     picture = read_image(tmp_path / "look.png", "look.png")
-    assert "in each possible reading" in capsys.readouterr().out
+    assert "in each possible interpretation" in capsys.readouterr().out
     assert picture.shape[0] > 2 * 180 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 100
 
 

@@ -415,7 +415,7 @@ def test_distorted_images_give_a_warning(photos, logged):
         logged.clear()
         resolve(parse_config([*flags, "--fit", fit], prog="x", description=""))
         output[fit] = "\n".join(logged)
-    warning = "warning: images of 24x48 are stretched to 24x32: --fit letterbox or crop keeps their shape"
+    warning = "warning: images of 24x48 are stretched to 24x32: --fit letterbox or --fit crop keeps their shape"
     assert warning in output["stretch"] and "stretched" not in output["crop"]
     layout = "layout   image and label folders: it contains images/ and labels/; classes from classes.toml"
     assert layout in output["crop"]

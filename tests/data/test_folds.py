@@ -12,7 +12,7 @@ DRIVES = [f"{drive}_{frame:05}" for drive, count in (("a", 7), ("b", 5), ("c", 4
 
 
 def make_dataset(**names):
-    """Make a dataset whose samples contain their number among all of them."""
+    """Make a dataset whose samples contain their index."""
     splits, number = {}, 0
     for split, each in names.items():
         start = number

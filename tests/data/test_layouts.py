@@ -144,7 +144,7 @@ def test_test_images_are_not_split_where_a_list_names_them_alone(samples, tmp_pa
         found = names_of(dataset)
         assert found["test"] == names[2:4] and found["train"] and found["val"]
         assert sorted(found["train"] + found["val"]) == names[:2] + names[4:]
-        note = "note: lists in ImageSets/Segmentation not used: default.txt; used: test.txt"
+        note = "note: lists in ImageSets/Segmentation that are not used: default.txt; used: test.txt"
         assert note in dataset.notes
 
 
@@ -171,7 +171,7 @@ def test_lists_of_pairs_take_a_class_table_of_their_own(samples, tmp_path):
 
 
 def written_table(folder):
-    """Return the names and values of the classes that `doctor FOLDER --classes` writes."""
+    """Return the class names and values that `doctor FOLDER --classes` writes."""
     path = folder / "classes.toml"
     assert doctor.doctor(doctor.DoctorOptions(data=str(folder), classes=str(path))) == 0
     return [(each["name"], each["id"]) for each in tomllib.loads(path.read_text())["classes"]]
@@ -208,13 +208,13 @@ def test_a_class_file_for_prepared_camvid_is_refused(tmp_path):
 
 def test_a_part_of_the_dataset_suggests_the_whole_and_dots_are_spelled_out(samples, tmp_path, monkeypatch):
     own_folders.pascal_voc(tmp_path / "VOC2012", samples)
-    with pytest.raises(UserError, match=r"is a part of a dataset. Did you mean the whole of it, .*/VOC2012\?"):
+    with pytest.raises(UserError, match=r"is part of a dataset. Did you mean the whole dataset, .*/VOC2012\?"):
         open_folder(tmp_path / "VOC2012/JPEGImages")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"of it, VOC2012\?"):
+    with pytest.raises(UserError, match=r"the whole dataset, VOC2012\?"):
         open_folder("VOC2012/JPEGImages")
     monkeypatch.chdir(tmp_path / "VOC2012/JPEGImages")
-    with pytest.raises(UserError, match=r"^\. \(/.*/JPEGImages\) is a part of a dataset. .* of it, \.\.\?"):
+    with pytest.raises(UserError, match=r"^\. \(/.*/JPEGImages\) is part of a dataset. .* dataset, \.\.\?"):
         open_folder(".")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
@@ -267,7 +267,7 @@ def test_from_a_layout_to_overlays_with_three_commands_and_no_file_edited(layout
     assert (tmp_path / "run/predictions-1/a_overlay.jpg").is_file()
     with Image.open(tmp_path / "run/predictions-1/a.png") as found:
         assert found.size == image.shape[1::-1]
-        if layout is own_folders.colors:  # what a network knows of its classes comes from the folder's table
+        if layout is own_folders.colors:  # the network's classes come from the folder's table
             assert found.getpalette()[: 3 * len(CAMVID)] == [value for color in CAMVID.colors for value in color]
 
 

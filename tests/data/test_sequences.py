@@ -99,7 +99,7 @@ def test_without_a_known_video_neighbors_are_given_by_number_not_time(name):
 
 
 def test_of_many_sequences_the_largest_are_listed_and_all_are_in_the_json():
-    """Use Cityscapes' names, whose sequence is a city and a drive, most with a single image."""
+    """Use Cityscapes' names, whose sequences are a city and a drive, most with a single image."""
     names = {
         "train": [f"aachen_{drive:06}_000019" for drive in range(174)] + [f"hamburg_000000_{i:06}" for i in range(248)],
         "val": [f"frankfurt_000001_{i:06}" for i in range(5)],
@@ -222,7 +222,7 @@ def test_more_frames_than_the_sequence_can_give_are_refused(folder, num_train, m
 
 
 @pytest.mark.parametrize(
-    ("sequence", "message"), [("d", "no sequence d; .* has a, b, c"), ("", "needs --leave-out SEQUENCE")]
+    ("sequence", "message"), [("d", "unknown sequence d; .* has a, b, c"), ("", "needs --leave-out SEQUENCE")]
 )
 def test_an_unknown_sequence_is_reported_with_the_known_ones(folder, sequence, message):
     with pytest.raises(UserError, match=message):
@@ -258,7 +258,7 @@ def test_the_doctor_reports_neighbors_in_camvids_drives_in_seconds(tmp_path, cap
     folder = make_folder(tmp_path / "data", splits)
     shown, found = looked_at(folder, tmp_path / "audit.json", capsys, monkeypatch)
     assert "sequence 0016E5: 2 train, 2 val" in shown and "0016E5_0060 and 0016E5_0090 1 s" in shown
-    assert "note: 1 and 1 images of train and val have a neighbor in the other within 1 s" in shown
+    assert "note: 1 and 1 images of train and val have a neighbor in the other split within 1 s" in shown
     (to_val, to_test) = found["neighbors"]
     assert to_val["seams"] == [{"earlier": "0016E5_0060", "later": "0016E5_0090", "seconds": 1.0}]
     assert to_val["within"]["2 s"] == {"pairs": 3, "images": {"train": 2, "val": 2}}

@@ -1,4 +1,4 @@
-"""Images of other channels than RGB and of 16 bits: reading, caching, resizing, augmentation, and what is refused."""
+"""Test 16-bit images and other channels than RGB: reading, caching, resizing, augmentation, and refusals."""
 
 import struct
 import zlib
@@ -24,7 +24,7 @@ PNG = [each for each in OTHERS if each.channels <= 4]
 
 
 def values_of(pixels, shape=(11, 14), seed=0):
-    """Return random values of a format: [H,W,C], all of its bits used."""
+    """Return random values [H,W,C] of a format that use all of its bits."""
     return np.random.default_rng(seed).integers(0, 2**pixels.bits, (*shape, pixels.channels)).astype(pixels.dtype)
 
 
@@ -116,7 +116,7 @@ def test_a_tiff_is_read_bit_for_bit(form, pixels):
 
 
 def test_a_tile_much_larger_than_its_image_is_refused_before_it_is_decompressed():
-    """A file of 79 kB would need 150 MB, although its header announces one pixel."""
+    """Check a file of 79 kB that would need 150 MB, although its header states one pixel."""
     small = values_of(Pixels(2, 8), (1, 1))
     assert np.array_equal(read_tiff(tiff(small, tile=64, deflate=True), Pixels(2, 8)), small)  # ordinary padding
     data = tiff(small, tile=3200, deflate=True)
@@ -140,7 +140,7 @@ def test_a_tiff_that_is_turned_or_has_several_images_is_refused():
 
 
 def test_pillow_reads_what_these_encoders_write():
-    """Check the encoders of this file by an independent decoder, where it has one."""
+    """Check the encoders of this file with Pillow, where it has a decoder."""
     import io
 
     for channels in (1, 3, 4):

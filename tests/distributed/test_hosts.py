@@ -1,4 +1,4 @@
-"""Check that several real processes over loopback join, exchange values, detect a lost process, and leave."""
+"""Check that several real processes over loopback join, exchange values, detect a lost process, and exit."""
 
 import contextlib
 import importlib.util
@@ -99,7 +99,7 @@ def test_three_processes_agree():
 
 
 def lose(victim, where, how):
-    """Start two processes and signal one; return the end of the other, its delay, and the victim's pid."""
+    """Start two processes and signal one; return how the other ends, its delay, and the victim's pid."""
     with started("wait", f"{where}{victim}") as running:
         for process in running:
             wait_until_ready(process)
@@ -196,9 +196,9 @@ def test_a_process_alone_agrees_with_itself():
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (("node1:4321", -1, 0), "--num-processes and --process-id missing with --coordinator node1:4321"),
-        (("node1:4321", -1, 2), "--process-id missing with --coordinator node1:4321 --num-processes 2"),
-        (("", 0, 2), "--coordinator missing with --process-id 0 --num-processes 2"),
+        (("node1:4321", -1, 0), "--coordinator node1:4321 also needs --num-processes and --process-id"),
+        (("node1:4321", -1, 2), "--coordinator node1:4321 --num-processes 2 also needs --process-id"),
+        (("", 0, 2), "--process-id 0 --num-processes 2 also needs --coordinator"),
         (("node1", 0, 2), "--coordinator must be host:port of process 0, such as node1:4321, got 'node1'"),
         (("node1:", 0, 2), "got 'node1:'"),
         ((":4321", 0, 2), "got ':4321'"),
@@ -264,7 +264,7 @@ def test_a_process_with_wrong_flags_is_refused_and_the_others_join():
     ends = meet(free_port(), [(1, 3), (1, 3), (2, 4), (3, 3), (2, 3)])
     assert all(isinstance(ends[place], UserError) for place in (1, 3, 4))
     assert "has the same number: set another --process-id" in str(ends[1])  # it may have died: the later one stays
-    assert str(ends[3]) == "--num-processes is 3 in process 0, but 4 in process 2: use one value for all"
+    assert str(ends[3]) == "--num-processes is 3 in process 0, but 4 in process 2: set the same value"
     assert str(ends[4]) == "process id 3 is out of range 1..2"
     assert [each.number for each in ends[2].processes] == [0, 1, 2] and ends[5].jax_port == 1234
 
@@ -313,7 +313,7 @@ TWO_A_HOST = OPEN_MPI | {"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOC
 
 
 def place_in(monkeypatch, environment):
-    """Return the process that an environment describes, after setting it as this process's, which JAX reads."""
+    """Set this process's environment, which JAX reads, and return the process that it describes."""
     for name in list(os.environ):
         if name.startswith(("SLURM_", "OMPI_", "TPU_", "KUBERNETES_", "MEGASCALE_", "JOB_COMPLETION", "CUDA_VISIBLE")):
             monkeypatch.delenv(name)

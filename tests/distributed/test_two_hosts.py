@@ -188,7 +188,7 @@ run_command(train.main)
 def test_the_saving_process_waits_for_room_during_a_save_and_the_other_waits_for_it(unbroken, tmp_path):
     codes, errors = Two(tmp_path / "run", "--on-disk-full", "wait", first=("-c", FULL_ONCE)).end()
     assert codes == [0, 0], errors
-    assert "waiting for free space" in errors[0] and "there is space again" in errors[0]
+    assert "waiting for free space" in errors[0] and "space is available again" in errors[0]
     assert sum_of(tmp_path / "run") == sum_of(unbroken) and rows_of(tmp_path / "run") == rows_of(unbroken)
 
 

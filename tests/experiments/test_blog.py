@@ -1,4 +1,4 @@
-"""Test the article's two figures and ours: hand-computed numbers, and no comparison where none is valid."""
+"""Test the article's two figures and ours: hand-computed numbers, and no invalid comparison."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ def measured(device, batch=4, rate=50.0):
 
 
 def test_the_time_of_100_epochs_is_that_worked_by_hand():
-    """Compare with 105 whole batches of 4 images per epoch of 421 on one device, and 13 of 8 x 4 on eight."""
+    """Compare with 105 full batches of 4 per epoch of 421 images on one device, and 13 of 8 x 4 on eight."""
     one = measure.row(1, measured("1 x V100", rate=50.0), 421, 100)
     eight = measure.row(8, measured("8 x V100", rate=320.0), 421, 100)
     assert (one["steps"], eight["steps"]) == (10_500, 1300)

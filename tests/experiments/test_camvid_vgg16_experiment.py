@@ -1,4 +1,4 @@
-"""The stages of experiments/camvid_vgg16: configs that load, commands that parse, one network, nothing selected."""
+"""Test experiments/camvid_vgg16: configs load, commands parse, all stages have one network, nothing is selected."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""The stored counts of compiled programs: the figures that they must keep, and the pages made from them."""
+"""Test the stored counts of compiled programs: their required figures, and the pages made from them."""
 
 import json
 import pathlib

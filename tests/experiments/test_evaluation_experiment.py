@@ -1,4 +1,4 @@
-"""Check experiments/evaluation: its table is that of its numbers, and its cost is counted as described."""
+"""Check experiments/evaluation: its table matches its numbers, and its cost is counted as described."""
 
 import importlib.util
 import json

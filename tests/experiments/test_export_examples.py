@@ -1,4 +1,4 @@
-"""The examples that use exported networks: onnxruntime in Python, and onnxruntime-web in headless Chromium."""
+"""Test the examples that use exported networks: onnxruntime in Python, and onnxruntime-web in headless Chromium."""
 
 import base64
 import contextlib
@@ -32,7 +32,7 @@ SIZE = (24, 32)
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """A folder with network.onnx and export.json."""
+    """Return a folder with network.onnx and export.json."""
     folder = tmp_path_factory.mktemp("exported")
     run = make_run(folder / "run", image_size=SIZE)
     assert export.export(export.ExportOptions(str(run), format=("onnx",), out=str(folder / "out"), images=1)) == 0
@@ -50,7 +50,7 @@ def class_ids_of(exported, picture):
 
 
 def expected_lines(exported, picture):
-    """Return "NAME 12.3 %" of each class in a picture, the largest first."""
+    """Return "NAME 12.3 %" for each class in a picture, the largest first."""
     names = json.loads((exported / "export.json").read_text())["onnx"]["classes"]
     counts = np.bincount(class_ids_of(exported, picture).ravel(), minlength=len(names))
     order = [each for each in np.argsort(-counts, kind="stable") if counts[each]]
@@ -86,7 +86,7 @@ def served(folder):
 
 
 def status_of(page, beginning):
-    """Wait for a status of the page that begins with a text, or with an error; return it."""
+    """Wait for a page status that begins with a text or reports an error; return it."""
     until = time.monotonic() + browser.LIMIT
     while time.monotonic() < until:
         status = page.see("document.getElementById('status').textContent")

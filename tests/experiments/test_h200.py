@@ -25,7 +25,7 @@ import variants  # noqa: E402
 
 
 def loss_and_gradient(image):
-    """Return the mean square of one image's logits and its gradient leaves, with the network as currently patched."""
+    """Return the mean square of one image's logits and its gradients, with the network as currently patched."""
     model = SegNet(3, depth=2, width=1 / 16)
 
     def loss(params, statistics):

@@ -16,7 +16,7 @@ from PIL import Image
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "experiments/notebooks"
 NOTEBOOK = FOLDER / "quickstart.ipynb"
-PICTURES = {"quickstart": 2, "research": 1, "quickstart_gpu": 0}  # stored; 0: not yet run at its full size
+PICTURES = {"quickstart": 2, "research": 1, "quickstart_gpu": 0}  # stored; 0: not yet run at full size
 NOTEBOOKS = [FOLDER / f"{name}.ipynb" for name in PICTURES]
 QUICK = '["--epochs", "1", "--scenes", "16", "8", "--depth", "1", "--width", "0.0625"]'
 
@@ -56,7 +56,7 @@ def test_it_is_small_and_names_no_place_of_the_machine_that_ran_it(path):
 
 
 def executed(name, folder, *replaced):
-    """Run a notebook's cells in a folder, with a text of theirs replaced, and return the notebook with its outputs."""
+    """Run a notebook's cells in a folder, with a text in them replaced, and return the notebook with its outputs."""
     command = [sys.executable, FOLDER / "execute.py", FOLDER / f"{name}.ipynb", "out.ipynb"]
     for old, new in replaced:
         command += ["--replace", old, new]

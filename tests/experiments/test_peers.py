@@ -27,7 +27,7 @@ INPUT = [*NETWORK[:3], *NETWORK[5:], "--data", str(ROOT / "data" / "sample")]
 
 @pytest.fixture(autouse=True)
 def one_torch_thread(monkeypatch):
-    """Limit PyTorch to one thread; more would compete with JAX's, and for minutes with other tests'."""
+    """Limit PyTorch to one thread; more would compete with the threads of JAX and of other tests."""
     threads = torch.get_num_threads()
     monkeypatch.setattr(machine, "num_cores", lambda: 1)
     yield

@@ -1,4 +1,4 @@
-"""Results of experiments/reliability: everything held, and the pages have the figures of the JSON files."""
+"""Test the results of experiments/reliability: everything held, and the pages have the figures of the JSON files."""
 
 import collections
 import json

@@ -1,4 +1,4 @@
-"""The stored pictures of the demo are those that the present version draws from the same run."""
+"""Test that the current version draws the stored pictures of the demo from the same run."""
 
 import importlib.util
 import json
@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "demo"
-MOST = 150  # pixels that may differ, by the rasterization of other versions of the libraries
+MOST = 150  # pixels that may differ, as other library versions rasterize differently
 
 
 @pytest.fixture(scope="module")

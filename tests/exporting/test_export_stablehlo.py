@@ -83,7 +83,7 @@ def test_an_image_too_small_for_the_poolings_is_refused(tmp_path):
 
 
 def test_wide_convolutions_are_plain_ones_where_the_size_is_open(tmp_path):
-    model = SegNet(2, depth=3)  # 256 channels go by Winograd's tiles on a CPU, where the size is known
+    model = SegNet(2, depth=3)  # on a CPU, 256 channels use Winograd tiles if the size is known
     variables = fold_batch_norm(random_variables(model), model)
     subject = ExportedNetwork(model.clone(folded=True), variables, {}, RAW, {})
     traced = jax.jit(subject.predict).trace(jax.ShapeDtypeStruct((1, 360, 480, 3), jnp.uint8))

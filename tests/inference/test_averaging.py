@@ -38,7 +38,7 @@ def softmax(logits):
 
 
 def resized(array, size, antialias):
-    """Resize [h,w,C] bilinearly by loops: a triangle as wide as a pixel of the larger grid, normalized at the edges."""
+    """Resize [h,w,C] bilinearly by loops: a triangle as wide as the larger grid's pixel, normalized at the edges."""
     for axis, length in enumerate(size):
         old = array.shape[axis]
         support = max(1.0, old / length) if antialias else 1.0
@@ -53,7 +53,7 @@ def resized(array, size, antialias):
 
 
 def mean_by_loops(networks, image, flip, scales):
-    """Return the mean probabilities [H,W,C] of an image, one plain forward pass for each view of each network."""
+    """Return the mean probabilities [H,W,C] of an image from one forward pass per view and network."""
     total, count = 0, 0
     for network in networks:
         for scale in scales:
@@ -116,7 +116,7 @@ def test_predict_in_python_gives_the_classes_of_the_mean(runs):
 
 
 def scores_of(tmp_path, *flags):
-    """Run evaluate, and return what --json has."""
+    """Run evaluate, and return the content of --json."""
     path = tmp_path / "scores.json"
     options = parse_flags(evaluate.EvaluateOptions, [*map(str, flags), "--json", str(path)], prog="p", description="")
     assert evaluate.evaluate(options) == 0
@@ -280,14 +280,14 @@ def test_runs_that_do_not_fit_are_named_with_the_difference(runs, tmp_path):
         (["--tta-scales", 1, 1], "--tta-scales must be different factors, got 1 1"),
         (["--tta-scales", math.nan], "--tta-scales must be"),
         (["--tta", "flop"], "flip"),
-        (["--tta", "flip", "--samples", 3], "--samples is for single networks"),
+        (["--tta", "flip", "--samples", 3], "--samples works for one network"),
         (["--tile", 16, 16, "--pictures", "p"], "--pictures and --calibrate use images of the training size"),
         (["--tile", 2, 2], "--tile must be at least"),
         (
             ["--calibrate", "--split", "train"],
             "--calibrate fits on validation images: use --split val, got --split train",
         ),
-        (["--calibrate", "--no-ema"], "--calibrate is for one run as it is"),
+        (["--calibrate", "--no-ema"], "--calibrate needs a single run as trained"),
     ],
 )
 def test_bad_flags_of_evaluate_are_reported(runs, tmp_path, flags, message):
@@ -323,5 +323,5 @@ def test_bad_settings_in_python_and_predict_are_reported(runs, tmp_path):
     with pytest.raises(UserError, match="--tta must be one of none, flip, got 'flop'; nearest: flip"):
         segnet_jax.load(runs[0]).predict(noise(0, 24, 32), tta="flop")
     flags = [*map(str, runs), "a.png"]
-    with pytest.raises(UserError, match="the mean of several runs belongs to no run's folder: add --out FOLDER"):
+    with pytest.raises(UserError, match="predictions of several runs need an output folder: add --out FOLDER"):
         predict.predict(parse_flags(predict.PredictOptions, flags, prog="p", description=""))

@@ -107,7 +107,7 @@ def test_a_calibration_is_used_under_its_own_conditions_only(changed, fitted_for
 
 def test_it_is_fitted_on_the_images_of_the_run_only(run, tmp_path):
     other = make_run(tmp_path / "other", changed_meta={"data": {"train": "a", "val": "b"}})
-    with pytest.raises(UserError, match=r"--calibrate is for the validation images of .*other, got others: use the"):
+    with pytest.raises(UserError, match=r"--calibrate needs the validation images of .*other, got others: use the"):
         calibrate(other)
     assert not (other / "calibration.json").exists()
 

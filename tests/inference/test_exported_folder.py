@@ -1,4 +1,4 @@
-"""An exported folder is a network like a run: the same predictions and scores; what is not whole or safe is refused."""
+"""Test that an exported folder gives the predictions and scores of its run, and is refused if incomplete or unsafe."""
 
 import json
 import os
@@ -84,14 +84,14 @@ def test_evaluate_gives_the_scores_of_the_run_and_needs_a_dataset(run, folder, t
         assert scores[0][key] == scores[1][key]
     np.testing.assert_array_equal(scores[0]["confusion"], scores[1]["confusion"])
     assert "differences" in scores[0] and "differences" not in scores[1]  # how it was trained is unknown
-    with pytest.raises(UserError, match="is an exported network, which names no dataset: add --data"):
+    with pytest.raises(UserError, match="is an exported network, which does not name a dataset: add --data"):
         evaluate.evaluate(options_of(evaluate.EvaluateOptions, folder))
     with pytest.raises(UserError, match="recompute is not available for .*: it was exported, without its training"):
         evaluate.evaluate(options_of(evaluate.EvaluateOptions, folder, *flags, "--batch-norm", "recompute"))
 
 
 def _dataset(run, folder):
-    """Write rendered scenes as a folder of images and labels with the run's classes, and return it."""
+    """Write rendered scenes as a dataset folder with the run's classes, and return it."""
     dataset = open_data(segnet_jax.load(run).config)
     for split in ("train", "val"):
         samples = streamed(dataset.splits[split], (24, 40))
@@ -139,13 +139,13 @@ def test_fields_of_an_export_hold_no_path_and_start_nothing():
         (lambda meta, _: meta.update(reading='{"fit": "x"}'), "fit in .* must be one of"),
         (lambda meta, _: meta.update(network='{"image_size": [9999999, 24]}'), "--image-size must be between"),
         (lambda meta, _: meta.update(network='{"depth": 2}'), "do not fit the network that it describes"),
-        (lambda meta, _: meta.update(classes=json.dumps(["\x1b[2J", *"ABCDEFGHIJ"])), "unique printable names"),
-        (lambda meta, _: meta.update(colors="[[0, 0, 999]]"), "states a class color that"),
+        (lambda meta, _: meta.update(classes=json.dumps(["\x1b[2J", *"ABCDEFGHIJ"])), "unique, printable names"),
+        (lambda meta, _: meta.update(colors="[[0, 0, 999]]"), "has a class color that"),
         (lambda meta, _: meta.pop("colors"), "does not state the color and the weight of each class"),
         (lambda meta, _: meta.update(colors="[[0, 0, 9]]"), "does not state the color and the weight of each class"),
-        (lambda meta, _: meta.update(class_weights="[1, -1]"), "states a class weight that"),
+        (lambda meta, _: meta.update(class_weights="[1, -1]"), "has a class weight that"),
         (lambda meta, _: meta.update(class_weights="[1]"), "does not state the color and the weight of each class"),
-        (lambda meta, _: meta.pop("network"), "has no network in its metadata"),
+        (lambda meta, _: meta.pop("network"), "has no valid network in its metadata"),
         (lambda _, tensors: tensors.pop("conv1_1.weight"), "do not fit the network that it describes"),
         (lambda _, tensors: tensors["conv1_1.weight"].fill(np.inf), "not finite"),
     ],

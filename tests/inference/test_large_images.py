@@ -1,4 +1,4 @@
-"""Tiled prediction of an image above the limit of whole images, from the command line, within its memory estimate."""
+"""Test tiled prediction of an image above the limit for whole images, by the command and within its memory estimate."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def test_tiles_read_what_only_memory_limits(tmp_path):
     assert abs(row["global_accuracy"] - np.mean(found == ids)) < 1e-9
     whole = predict("part.png", "--size", "native", "--out", "out")
     assert whole.returncode == 0, whole.stderr
-    inner = slice(32, -32)  # farther from the region's border than the network sees
+    inner = slice(32, -32)  # farther from the region's border than the receptive field
     left, top, right, bottom = region
     part = np.asarray(Image.open(tmp_path / "out" / "part.png"))
-    assert (part == found[top:bottom, left:right])[inner, inner].mean() > 0.9999  # but for ties up to rounding
+    assert (part == found[top:bottom, left:right])[inner, inner].mean() > 0.9999  # except for ties up to rounding

@@ -547,7 +547,7 @@ def test_a_camera_that_is_not_there_is_reported(run, here, monkeypatch, capsys):
 
 
 def test_a_camera_s_frame_is_segmented(run, here, monkeypatch):
-    """Segment FFmpeg's test image in place of a camera's, read by the same code."""
+    """Segment FFmpeg's test image instead of a camera's, read by the same code."""
     pytest.importorskip("av", reason="cameras need PyAV: pip install av")
     from segnet_jax.inference import video
 

@@ -92,7 +92,7 @@ def test_impossible_tiles_are_refused(tile, overlap, message):
         check_tiles(tile, overlap, multiple=32)
 
 
-# Two convolutions, a window and two more are 6 pixels far; at depth 2 those at half the size double their part: 15.
+# Two convolutions, a window and two more reach 6 pixels; at depth 2, those at half the size reach twice as far: 15.
 @pytest.mark.parametrize(("depth", "tile", "overlap"), [(1, 40, 24), (2, 72, 64)])
 def test_a_network_that_sees_no_farther_than_the_overlap_allows_finds_the_same_in_tiles(tmp_path, depth, tile, overlap):
     network = segnet_jax.load(make_run(tmp_path / "run", depth=depth))
@@ -116,5 +116,5 @@ def test_the_next_tiles_are_sent_before_the_last_ones_are_taken(tmp_path, monkey
     monkeypatch.setattr(predictor, "_forward", lambda *inputs: sent.append(len(taken)) or forward(*inputs))
     for logits in predictor._logits(tiles):
         taken.append(logits)
-    assert sent == [0, 0, 2, 4]  # batches of two; never more than one lies ahead
+    assert sent == [0, 0, 2, 4]  # batches of two; never more than one is prefetched
     np.testing.assert_allclose(taken, network.logits(tiles), rtol=1e-4, atol=1e-5)

@@ -125,7 +125,7 @@ def test_50_random_pairs_match_the_oracle(height, width, num_classes, number):
 
 
 def real_pairs(folder, number=20, ahead=1):
-    """Return the validation clip's labels and, as predictions, those some frames later; both without void."""
+    """Return the validation clip's labels and, as predictions, the labels some frames later; both without void."""
     paths = sorted((folder / "valannot").iterdir())
     labels = [np.where((ids := np.asarray(Image.open(path))) == 11, VOID, ids) for path in paths]
     chosen = range(0, len(paths) - ahead, (len(paths) - ahead) // number)[:number]
@@ -155,7 +155,7 @@ def test_a_boundary_worked_out_by_hand():
     label = np.zeros((4, 5), np.uint8)
     label[1:3, 2:4] = 1  # 2x2 pixels of class 1: 3x3 blocks, from one above and left on, contain it
     counts = np.asarray(count_on_device(label[None], label[None], 2))
-    np.testing.assert_array_equal(counts, [[[8, 8, 8, 8], [8, 8, 8, 8]]])  # all but the pixel whose block is all 1
+    np.testing.assert_array_equal(counts, [[[8, 8, 8, 8], [8, 8, 8, 8]]])  # all but the pixel whose block is entirely 1
 
 
 def test_a_pixel_matches_many_by_distance_and_one_by_pairs():

@@ -10,7 +10,7 @@ from segnet_jax.metrics.temperature import MAX_TEMPERATURE, MIN_TEMPERATURE, fit
 
 
 def drawn(seed, true_temperature):
-    """Return logits float32 [2,9,8,5], and labels drawn from their softmax at a temperature, a fifth void."""
+    """Return logits float32 [2,9,8,5], and labels drawn from their softmax at a temperature; a fifth is void."""
     rng = np.random.default_rng(seed)
     logits = 4 * rng.standard_normal((2, 9, 8, 5), np.float32)
     noise = rng.gumbel(size=logits.shape)

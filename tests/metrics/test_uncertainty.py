@@ -16,7 +16,7 @@ def random_probabilities(*shape):
 
 def test_two_samples_that_disagree_worked_out_by_hand():
     # One pixel, two classes: one sample is certain of the first, one of the second. The mean is 1/2, 1/2: entropy log
-    # 2, all of it disagreement. Each class has the values 0 and 1, whose variance is 1/4.
+    # 2, all of it disagreement. Each class has the values 0 and 1, with variance 1/4.
     found = uncertainty(jnp.array([[1.0, 0.0], [0.0, 1.0]]))
     np.testing.assert_allclose(found.mean, [0.5, 0.5])
     assert found.variance == pytest.approx(0.25)

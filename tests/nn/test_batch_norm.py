@@ -54,7 +54,7 @@ def run(layer, train, x, gradient, variables):
 def run_flax(train, x, gradient, variables):
     """Return the same as `run`, computed by flax in float64."""
     nested = {collection: {"norm": arrays} for collection, arrays in variables.items()}
-    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # flax promotes by itself
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):  # flax promotes dtypes
         result, statistics, by_x, by_params = jax.jit(partial(run, FLAX, train))(x, gradient, nested)
         return jax.device_get((result, statistics["norm"], by_x, by_params["norm"]))
 
@@ -123,10 +123,10 @@ def test_the_gradient_passes_exactly_where_the_result_is_above_zero(mean, dtype)
         (y, *_), pull_back = jax.vjp(lambda *arrays: batch_norm_relu(*arrays, 1e-5), x, scale, bias)
         one_each = jnp.broadcast_to(jnp.eye(64, dtype=x.dtype).reshape(64, 4, 4, 4, 1), (64, *x.shape))
         nothing = jnp.zeros((64, 500))
-        # The gradient by the bias is the sum of what passes: with a gradient of one pixel, whether that passes.
+        # The bias gradient sums the gradients that pass the ReLU: for one pixel, it shows whether that pixel passes.
         return y, jax.vmap(pull_back)((one_each, nothing, nothing))[2]
 
-    # Of each channel, one pixel lies where the ReLU begins, as near as rounding lets it.
+    # One pixel of each channel lies as close to the ReLU's threshold as rounding allows.
     (no_bias, *_) = batch_norm_relu(x, scale, jnp.zeros(500), 1e-5, relu=False)
     bias = -no_bias[0, 0, 0].astype(jnp.float32)
     y, passed = result_and_passed(x, scale, bias)
@@ -151,7 +151,7 @@ def test_no_gradient_flows_through_the_statistics():
     assert not any(array.any() for array in gradients(x, scale, bias))
 
 
-@pytest.mark.parametrize("height", [16, 15])  # 256 pixels, a division by which rounds nothing, and 240
+@pytest.mark.parametrize("height", [16, 15])  # 256 pixels, division by which is exact, and 240
 def test_a_constant_channel_has_no_variance_and_finite_gradients(height):
     values = np.float32([0, 1, -7, 0.1, -1000.1, 33333.3])
     x = np.broadcast_to(values, (2, height, 8, 6))
@@ -162,7 +162,7 @@ def test_a_constant_channel_has_no_variance_and_finite_gradients(height):
     np.testing.assert_allclose(mean, values, rtol=1e-5)
     assert (variance >= 0).all() and (variance <= 1e-5 * values**2).all()  # rounding alone
     assert all(np.isfinite(array).all() for array in (result, *gradients))
-    if height == 16:  # whole numbers and their squares add up without rounding
+    if height == 16:  # sums of integers and their squares are exact
         assert (variance[:3] == 0).all() and (result[..., :3] == 0.5).all()
 
 

@@ -40,7 +40,7 @@ def with_gradients(function, x, kernel, gradient):
 
 
 def by_loop(x, kernel, gradient):
-    """Return the same as `with_gradients`, computed product by product."""
+    """Return the same as `with_gradients`, computed by a loop over all products."""
     result, image_gradient, kernel_gradient = np.zeros(gradient.shape), np.zeros(x.shape), np.zeros(kernel.shape)
     batch, height, width, _ = x.shape
     for b, h, w, i, j in np.ndindex(batch, height, width, 3, 3):
@@ -63,7 +63,7 @@ def assert_close(ours, expected, rtol):
 # -- the numbers
 
 SHAPES = [(1, 1, 1), (3, 1, 1), (1, 7, 1), (3, 2, 9), (1, 23, 30)]  # batch, height, width
-CHANNELS = [(3, 5), (5, 3)]  # the CPU's gradient of the kernel exchanges the two where fewer come out than go in
+CHANNELS = [(3, 5), (5, 3)]  # the CPU's kernel gradient swaps operands if there are fewer outputs than inputs
 
 
 @pytest.mark.parametrize("channels", CHANNELS)
@@ -123,9 +123,9 @@ def test_the_gradient_of_the_bias_is_summed_in_float32(layer, dtype):
     [
         ((1, 1, 1), 1920, 1),
         ((3, 7, 4), 1920, 1),
-        ((3, 7, 4), 42, 2),  # of four rows: the last block has but three
-        ((3, 7, 4), 28, 3),  # of three rows: the last block has but one
-        ((1, 7, 4), 1, 7),  # a block takes one row at least
+        ((3, 7, 4), 42, 2),  # of four rows: the last block has only three
+        ((3, 7, 4), 28, 3),  # of three rows: the last block has only one
+        ((1, 7, 4), 1, 7),  # a block has at least one row
         ((1, 5, 1), 1, 5),
         ((3, 1, 6), 1, 1),
     ],
@@ -136,7 +136,7 @@ def test_the_kernels_gradient_is_the_same_in_however_many_blocks(
     monkeypatch.setattr(convolution, "_BLOCK_PIXELS", block_pixels)
     with jax.enable_x64(True):
         x, kernel, gradient = map(jnp.asarray, drawn(shape, channels, normal()))
-        # A function of its own: what is traced once is not traced again, whatever a block's size is by then.
+        # A new function, because a traced one is not traced again, even if the block size has changed.
         traced = jax.jit(lambda *arrays: convolution._kernel_gradient_on_cpu(3, *arrays)).trace(x, gradient)
         loops = [each.params["length"] for each in traced.jaxpr.eqns if each.primitive.name == "scan"]
         assert loops == ([num_blocks] if num_blocks > 1 else [])

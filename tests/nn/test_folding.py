@@ -44,7 +44,7 @@ def test_the_folded_network_computes_the_same_logits(settings, shape):
     folded = fold_batch_norm(variables, model)
     ours = evaluate(model.clone(folded=True))(folded, np.float32(image))
     expected = evaluate(model)(variables, np.float32(image))
-    assert np.ptp(expected, axis=(0, 1, 2)).max() > 0.05  # the last ReLU has let something pass
+    assert np.ptp(expected, axis=(0, 1, 2)).max() > 0.05  # some values pass the last ReLU
     assert off(ours, expected) < 1e-4
 
     with jax.enable_x64(True):

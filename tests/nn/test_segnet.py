@@ -33,7 +33,7 @@ def shapes_of(model, batch=1, height=32, width=32):
 
 def names_in_order(model):
     """Return the names of the convolutions in the order of the forward pass."""
-    names = []  # filled while tracing: what eval_shape returns is sorted
+    names = []  # filled while tracing, because eval_shape's result is sorted
     image = jnp.zeros((1, 1, 1, 3))
     jax.eval_shape(lambda key: names.extend(model.init(key, image, train=False)["params"]), jax.random.key(0))
     return [name for name in names if not name.endswith("_bn")]
@@ -97,7 +97,7 @@ def test_every_convolution_but_the_last_has_a_batch_norm_of_its_name():
         ({"depth": 4, "conv_bias": True}, 15_284_363),
         # One more convolution in stages 3, 4 and 5, down and up: 2 x (589,824 + 2 x 2,359,296 + 2 x (256 + 2 x 512)).
         ({"encoder": "vgg19"}, 40_063_371),
-        # The last convolution's 11 biases go, scale and shift for 11 channels come.
+        # Without the last convolution's 11 biases, with scale and shift for 11 channels.
         ({"final_batch_norm": True}, 29_441_430),
         ({"final_batch_norm": True, "conv_bias": True}, 29_449_377),
         # 3x3 weights: 3 to 64 and 64 to 64 down, 64 to 64 and 64 to 11 up; 11 biases; three BatchNorms.
@@ -200,11 +200,11 @@ def test_half_precision_comes_near_float32():
     expected = jax.tree.leaves(train_and_evaluate(model)(variables, image))
     for dtype in ("bfloat16", "float16"):
         results = jax.tree.leaves(train_and_evaluate(model.clone(dtype=jnp.dtype(dtype)))(variables, image))
-        for half, full in zip(results, expected, strict=True):  # on average: single values move where a maximum does
+        for half, full in zip(results, expected, strict=True):  # on average: values move with maxima
             assert abs(half - full).mean() < 0.1 * abs(full).mean(), dtype
 
 
-# -- what the layers do
+# -- the layers
 
 
 def test_kernels_start_as_msra_says_and_all_else_is_neutral():

@@ -51,7 +51,7 @@ def count(model):
 )
 def test_segnet_basic_and_its_variants_have_the_published_number_of_parameters(variant, expected):
     assert count(SegNetBasic(11, conv_bias=True, **variant)) == expected
-    assert variant or round(expected / 1.425e6, 2) == 0.99  # the paper rounds otherwise: 1.425 million
+    assert variant or round(expected / 1.425e6, 2) == 0.99  # the paper states 1.425 million
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_mask_is_the_same_in_every_precision(rate):
     mask = np.asarray(drop(jnp.asarray(x, jnp.float32), keys, rate)) == 0
     for dtype in (jnp.bfloat16, jnp.float16):
         np.testing.assert_array_equal(drop(jnp.asarray(x, dtype), keys, rate) == 0, mask)
-    with jax.enable_x64(True):  # as the float64 reference of `portability measure` computes
+    with jax.enable_x64(True):  # as in the float64 reference of `portability measure`
         dropped = np.asarray(drop(jnp.asarray(x, jnp.float64), keys, rate))
     assert dropped.dtype == np.float64
     np.testing.assert_array_equal(dropped == 0, mask)
@@ -214,5 +214,5 @@ def test_dropout_is_at_the_published_places_and_needs_keys(model, places, monkey
     jax.eval_shape(init)
     assert not seen
     jax.eval_shape(partial(init, keys=jax.random.split(jax.random.key(0), 1)))
-    sizes = {6: [4, 2, 1, 2, 4, 8], 2: [4, 8], 4: [4, 2, 4, 8]}[places]  # rows, behind poolings and behind decoders
+    sizes = {6: [4, 2, 1, 2, 4, 8], 2: [4, 8], 4: [4, 2, 4, 8]}[places]  # rows: after poolings, after decoder stages
     assert seen == [(size, 0.5) for size in sizes]

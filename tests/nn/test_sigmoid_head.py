@@ -1,4 +1,4 @@
-"""The sigmoid head: one channel, whose cross-entropy is the binary one, in training and in exported networks."""
+"""Test the sigmoid head: one channel with binary cross-entropy, in training and in exported networks."""
 
 import jax
 import jax.numpy as jnp

@@ -38,7 +38,7 @@ def channels_last(tensor):
     return np.moveaxis(tensor.detach().double().numpy(), 1, -1)
 
 
-# -- pooling: equal bit for bit, for nothing is computed, values only move
+# -- pooling: bit-identical, because values are only moved, not computed
 
 
 @partial(jax.jit, static_argnames="pooling")
@@ -99,10 +99,11 @@ def test_a_nan_travels_as_in_pytorch():
 
 # -- the network
 #
-# ReLU and max-pooling are continuous, their gradient and the place of a maximum are not: where rounding tips one value
-# over another, unpooling puts it elsewhere. With enough pixels float32 always tips some, and PyTorch's own float32
-# logits leave its float64 ones by a tenth. So the strict comparisons run in float64, where nothing tips and what
-# remains is the rounding of our logits to float32; float32 is compared on several draws, of which most stay untipped.
+# ReLU and max-pooling are continuous; their gradients and the position of a maximum are not. If rounding lifts one
+# value above another, unpooling puts the maximum elsewhere. With enough pixels this always happens in float32, and
+# PyTorch's float32 logits differ from its float64 ones by a tenth. The strict comparisons therefore run in float64,
+# where it does not happen and only our logits are rounded to float32; float32 is compared on several draws, most of
+# them unaffected.
 
 
 def network_and_twin(seed=0, pooling="floor", **settings):
@@ -149,7 +150,7 @@ def as_flax_would_have_it(twin, old, pooling):
     statistics = {key: array for key, array in to_flax(twin).items() if key[0] == "batch_stats"}
     for key in statistics:
         batch, height, width, _ = IMAGE_SHAPE
-        for _ in range(int(key[1][len("conv")]) - 1):  # conv3_1_bn stands behind two poolings
+        for _ in range(int(key[1][len("conv")]) - 1):  # conv3_1_bn follows two poolings
             height, width = ((size + (pooling == "ceil")) // 2 for size in (height, width))
         n = batch * height * width
         if key[2] == "var":

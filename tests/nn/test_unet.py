@@ -1,4 +1,4 @@
-"""Compare U-Net with its PyTorch twin, and check its size, its FLOPs and what it shares with SegNet."""
+"""Compare U-Net with its PyTorch twin, and check its size, its FLOPs and its parts in common with SegNet."""
 
 from functools import partial
 
@@ -91,7 +91,7 @@ def test_a_training_steps_logits_and_every_parameters_gradient_equal_the_twins(s
     assert {("params", layer, part) for layer, parts in gradients.items() for part in parts} == expected.keys()
     for (_, layer, part), their in expected.items():
         off = np.linalg.norm(gradients[layer][part] - their) / np.linalg.norm(their)
-        # A convolution's bias before BatchNorm has no effect: its gradient is rounding alone.
+        # A convolution's bias before BatchNorm has no effect: its gradient is only rounding.
         assert off < 1e-5 or np.linalg.norm(their) < 1e-12, f"the gradient of {layer}/{part} is off by {off:.2g}"
 
 

@@ -45,7 +45,7 @@ def test_the_kernels_gradient_is_the_same_in_however_many_strips(monkeypatch, ti
 
 
 def test_in_float32_it_is_off_by_a_hundred_thousandth_of_the_largest_number():
-    x, kernel, gradient = drawn((1, 24, 32), 256, 256)  # as wide as where it is used
+    x, kernel, gradient = drawn((1, 24, 32), 256, 256)  # as wide as in use
     with jax.enable_x64(True):
         expected, pull_back = jax.vjp(direct, x, kernel)
         expected = jax.device_get((expected, *pull_back(gradient)))
@@ -65,8 +65,8 @@ def test_in_float32_it_is_off_by_a_hundred_thousandth_of_the_largest_number():
     [
         ((1, 45, 60), (256, 512), "float32", True),
         ((1, 45, 60), (128, 512), "float32", False),  # too few products saved
-        ((1, 22, 30), (512, 512), "float32", False),  # too few tiles for the kernel's own way there
-        ((9, 22, 30), (512, 512), "float32", False),  # an image is computed alike in every batch
+        ((1, 22, 30), (512, 512), "float32", False),  # too few tiles for the Winograd kernel gradient
+        ((9, 22, 30), (512, 512), "float32", False),  # an image's result does not depend on its batch
         ((1, 45, 60), (256, 512), "bfloat16", False),
         ((1, 45, 60), (256, 512), "float64", False),
     ],

@@ -1,4 +1,4 @@
-"""TensorBoard's pictures and tables, and the loggers wandb and mlflow: by stand-ins, and in their offline modes."""
+"""Test TensorBoard's pictures and tables, and wandb and mlflow, by stand-ins and in their offline modes."""
 
 import datetime
 import json
@@ -22,7 +22,7 @@ HYPERPARAMETERS = {"learning_rate": 0.1, "loss": "dice", "flip": False}
 
 
 class Recorder:
-    """A logger that keeps its calls, and fails from a given call on."""
+    """A logger that records its calls, and fails from a given call on."""
 
     def __init__(self, most=100):
         self.calls, self.most = [], most

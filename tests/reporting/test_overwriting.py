@@ -121,7 +121,7 @@ def test_pictures_replace_no_picture_of_a_run(run, name):
         prediction_pictures(*drawn, asked_for=True)
     assert (run / "samples" / name).read_bytes() == before
     shutil.rmtree(run / "samples")
-    for _ in range(2):  # what it has drawn so it replaces
+    for _ in range(2):  # a file that it has drawn is replaced
         prediction_pictures(*drawn, asked_for=True)
 
 
@@ -141,7 +141,7 @@ def test_a_report_replaces_the_runs_own_alone(run, tmp_path):
         with pytest.raises(UserError, match="exists, is not a report of this run"):
             report.report(report.ReportOptions(tuple(map(str, runs)), out=str(out)))
     assert (other / "report.html").read_bytes() == before
-    assert report.report(report.ReportOptions((str(other),))) == 0  # its own, again
+    assert report.report(report.ReportOptions((str(other),))) == 0  # a file of its own, again
 
 
 def test_export_replaces_what_was_exported_alone(run, tmp_path):
@@ -151,10 +151,10 @@ def test_export_replaces_what_was_exported_alone(run, tmp_path):
     (out / "saved_model" / "mine.txt").write_text("mine")
     for name, file in (("onnx", "network.onnx"), ("saved-model", "saved_model/mine.txt")):
         pytest.importorskip("onnx")
-        with pytest.raises(UserError, match=f"contains {file}, which differs from what was exported there"):
+        with pytest.raises(UserError, match=f"contains {file}, which differs from the files exported there"):
             export.export(export.ExportOptions(str(run), format=(name,), out=str(out), overwrite=True))
     (out / "export.json").write_text(json.dumps({"onnx": {"files": {"network.onnx": "0" * 64}}}))
-    with pytest.raises(UserError, match="which differs from what was exported"):  # it was changed since
+    with pytest.raises(UserError, match="which differs from the files exported"):  # it was changed since
         export.export(export.ExportOptions(str(run), format=("onnx",), out=str(out), overwrite=True))
 
 
@@ -223,7 +223,7 @@ WRITERS = {  # (run, an existing file of the user's); flags that name a folder g
         run.parent, out=str(mine), json=str(run.parent / "b.json")
     ),
 }
-MINE = {  # per flag a name that it would write below a folder
+MINE = {  # flag -> a name that it would write in a folder
     "evaluate --pictures": "step_0000007.png",
     "export --out": "network.stablehlo",
     "export --overwrite": "network.safetensors",

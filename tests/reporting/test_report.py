@@ -344,7 +344,7 @@ def test_several_runs_are_compared_and_their_differences_shown(run, tmp_path, ca
     read = Reader(out.read_text())
     rows = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in read.rows}
     assert read.faults == [] and rows["learning rate"] == ["0.001", "0.5"] and len(read.all("script")) == 1
-    assert rows["=1+1"] == ["-", "0.0 %"]  # the transpose has one pixel of it, predicted as another class
+    assert rows["=1+1"] == ["-", "0.0 %"]  # the transpose has one pixel of this class, predicted as another one
     assert "The val images or labels differ" in capsys.readouterr().err
     assert len(json.loads((tmp_path / "both.json").read_text())["runs"]) == 2
     assert ">best<" not in out.read_text()  # not of scores that are not comparable
@@ -364,12 +364,12 @@ def test_the_page_begins_with_date_duration_and_recipe_in_words(tmp_path):
         "took": "15 s",
         "data": "street",
         "training images": "40",
-        "recipe": "own settings",
+        "recipe": "custom settings",
         "learning rate": "0.02, poly",
         "images per step": "4",
         "image size": "360x480",
         "length": "3 epochs, 15 steps",
-        "first weights": "old-1",
+        "initial weights": "old-1",
     }
     text = "".join(Reader(report_html(read_run_summary(folder))).text)
     assert all(value in text for value in found.values()) and "/home/me" not in text.split("Settings")[0][:2000]
@@ -399,7 +399,7 @@ def test_durations_are_shown_in_words(seconds, words):
 
 
 def test_a_comparison_shows_pictures_intervals_and_the_best_values(tmp_path):
-    # Runs with the same samples, and other predictions, scores and intervals.
+    # Runs with the same samples, but different predictions, scores and intervals.
     runs = [make_run(tmp_path / name, steps=steps) for name, steps in (("a", (5, 10)), ("b", (5, 10, 15)))]
     for folder, miou in zip(runs, (0.4, 0.5), strict=True):
         result = json.loads((folder / "result.json").read_text()) | {"miou": miou}

@@ -1,4 +1,4 @@
-"""Test what the run logger draws, and when."""
+"""Test which figures the run logger draws, and when."""
 
 import contextlib
 import json
@@ -110,7 +110,7 @@ def test_the_dataset_is_stored_once_and_the_worst_images_of_the_last_evaluation_
     assert read(tmp_path, "dataset.json")["samples"][0]["name"] == "a"
 
 
-# --- beside the training ---
+# --- during training ---
 
 
 @pytest.fixture

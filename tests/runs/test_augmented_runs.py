@@ -1,4 +1,4 @@
-"""Runs with every augmentation: resumed bit for bit on either input path, refused where they do not fit."""
+"""Test runs with every augmentation: resumed bit for bit on both input paths, and refused if invalid."""
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ EVERY = (
 
 
 def dim(image, label, keys):
-    """Multiply each image by a factor of its own."""
+    """Multiply each image by a random factor."""
     factor = jax.vmap(lambda key: jax.random.uniform(key, (1, 1, 1), minval=0.5))(keys)
     return (image.astype(jnp.float32) * factor).astype(jnp.uint8), label
 

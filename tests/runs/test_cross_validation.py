@@ -30,7 +30,7 @@ def result_of(fold):
 
 @pytest.fixture
 def trainer(monkeypatch, tmp_path):
-    """Return a stand-in for training that only writes a result, and the list of the configs that it was given."""
+    """Return a stand-in for training that only writes a result, and the list of its configs."""
     configs = []
 
     def train(config):
@@ -74,7 +74,9 @@ def test_a_named_folder_is_used_and_other_files_in_it_are_refused(trainer, tmp_p
     for _ in range(2):
         assert str(run_all(Config(data="synthetic", folds=2, run="mine"))) == "mine"
     (tmp_path / "mine" / "notes.txt").touch()
-    with pytest.raises(UserError, match="mine contains other files than folds: choose another --run"):
+    with pytest.raises(
+        UserError, match="mine contains other files than folds, and nothing is overwritten: choose another --run"
+    ):
         run_all(Config(data="synthetic", folds=2, run="mine"))
     (tmp_path / "repository" / ".git").mkdir(parents=True)
     with pytest.raises(UserError, match="repository contains other files than folds"):
@@ -156,12 +158,14 @@ def test_the_note_on_test_images_is_only_for_data_without_validation_images(logg
 
 @pytest.mark.parametrize(("folds", "fold"), [(1, 0), (0, 1), (3, 4)])
 def test_folds_that_do_not_exist_are_refused(folds, fold):
-    with pytest.raises(UserError, match=f"--folds must be at least 2, and --fold one of them, got {folds} and {fold}"):
+    with pytest.raises(
+        UserError, match=f"--folds must be at least 2, and --fold at most --folds, got --folds {folds} --fold {fold}"
+    ):
         open_data(Config(data="synthetic", folds=folds, fold=fold))
 
 
 def test_python_trains_single_folds_only():
-    with pytest.raises(UserError, match="folds is for the command only, unless fold names one"):
+    with pytest.raises(UserError, match="folds without fold works only on the command line"):
         api.train(data="synthetic", folds=2)
 
 

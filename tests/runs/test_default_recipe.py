@@ -28,7 +28,7 @@ def parsed(*flags):
 
 def test_without_weights_own_images_are_trained_from_scratch_and_the_log_says_why(photos, logged):
     assert parsed("--data", photos) == dataclasses.replace(read_protocol("scratch", Config()), data=photos)
-    assert len(logged) == 1 and logged[0].startswith("recipe   scratch: no pretrained weights are at hand")
+    assert len(logged) == 1 and logged[0].startswith("recipe   scratch: no pretrained weights are available")
 
 
 def test_with_weights_in_the_cache_and_a_gpu_they_are_fine_tuned(photos, tmp_path, monkeypatch, logged):

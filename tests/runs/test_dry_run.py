@@ -34,7 +34,7 @@ def test_a_valid_dry_run_reports_its_cost_and_leaves_nothing(tmp_path, monkeypat
     estimate, out = json.loads((tmp_path / "estimate.json").read_text()), capsys.readouterr().out
     assert "restored bit-identically" in out and "no problems found" in out
     assert (estimate["steps_per_epoch"], estimate["epochs"], estimate["global_batch_size"]) == (2, 2, 4)
-    # 9 images are three batches of four
+    # 9 images make three batches of four
     rest = 3 * estimate["scoring"]["seconds_a_batch"] + estimate["showing"]["keeping"] + estimate["saving"]["seconds"]
     assert estimate["scoring"]["batches"] == 3 and estimate["step"]["finite"]
     epoch = 2 * estimate["step"]["seconds_a_step"] + rest
@@ -82,7 +82,7 @@ def test_on_camvid_memory_and_time_are_what_the_run_then_takes(camvid_folder, tm
     """Check time within 25 % and memory of the process within 15 %; the machine must be idle otherwise."""
     config = ROOT / "experiments" / "camvid_small" / "config.toml"
     flags = ["--config", config, "--data", camvid_folder, "--evaluate-every", "1", "--checkpoint-every", "1"]
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # as a user has it
+    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # as users have it
     for name, more in (("check", ["--json", "estimate.json"]), ("train", ["--run", "run", "--max-steps", "135"])):
         start = [sys.executable, "-m", f"segnet_jax.{name}", *map(str, flags), *more]
         subprocess.run(start, cwd=tmp_path, env=environment | {"PYTHONPATH": str(ROOT)}, check=True)

@@ -1,4 +1,4 @@
-"""Check that a non-finite step stops training, is reported with its images, and is never saved; its batch is kept."""
+"""Check that a non-finite step stops training, is reported with its images, and is never saved; its batch is stored."""
 
 import dataclasses
 import json
@@ -51,7 +51,7 @@ def poison(monkeypatch, where, bad_step, value=jnp.nan):
         if where in losses:
             settings = dataclasses.replace(settings, loss=losses[where])
         result = train_step(state, batch, settings)
-        is_bad[0] = False  # evaluation shares some of what is patched
+        is_bad[0] = False  # evaluation uses some of the patched functions
         return result
 
     monkeypatch.setattr(module, "train_step", poisoned)

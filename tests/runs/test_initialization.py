@@ -66,7 +66,7 @@ def train_by(*flags):
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """Make a run with random variables and CamVid's classes whose result belongs to its best checkpoint."""
+    """Make a run with random variables and CamVid's classes, whose result.json scores its best checkpoint."""
     return make_run(tmp_path_factory.mktemp("source") / "run")
 
 
@@ -95,7 +95,7 @@ def test_where_the_run_has_averaged_parameters_those_are_taken(tmp_path):
     state, expected = first_state(folder), saved(folder)["ema"]
     assert state.ema is None
     assert_same_bits({"params": state.params, "batch_stats": state.batch_stats}, expected)
-    assert_same_bits(first_state(folder, ema_decay=0.99).ema, expected)  # a new average begins with it
+    assert_same_bits(first_state(folder, ema_decay=0.99).ema, expected)  # a new EMA starts from it
 
 
 def test_recomputed_statistics_are_taken_where_the_run_is_scored_by_them(tmp_path):
@@ -268,7 +268,7 @@ def test_the_protocol_for_few_images_trains_what_convert_has_left(caffe, tmp_pat
     with pytest.raises(UserError) as caught:
         train.train(parse_config(args, prog="segnet_jax.train", description=""))
     args += caught.value.faults[0].fix.split()
-    with jax.numpy_dtype_promotion("standard"):  # optax's cosine takes the lesser of a float and a count
+    with jax.numpy_dtype_promotion("standard"):  # optax's cosine takes the minimum of a float and a count
         assert train.train(parse_config(args, prog="segnet_jax.train", description="")) == 0
     assert "trained by" not in capfd.readouterr().err
     found = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -347,7 +347,7 @@ def test_a_run_that_is_still_training_is_refused(copied, capfd, tmp_path):
     with open(copied / "lock", "rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         message = refused(capfd, copied, "--run", tmp_path / "new")
-    assert "is still training, by process 7 on here since noon: wait" in message
+    assert "is still being trained by process 7 on here since noon: wait" in message
     assert files_of(tmp_path) == before
 
 
@@ -357,7 +357,9 @@ def test_the_run_being_trained_is_refused(copied, capfd, tmp_path):
     assert files_of(tmp_path) == before
 
 
-@pytest.mark.parametrize("init, message", [("no/such/run", "no weight file"), ("empty", "contains no config.toml")])
+@pytest.mark.parametrize(
+    "init, message", [("no/such/run", "no/such/run does not exist"), ("empty", "contains no config.toml")]
+)
 def test_what_is_neither_a_run_nor_a_file_is_refused(init, message, capfd, tmp_path):
     (tmp_path / "empty").mkdir()
     assert message in refused(capfd, tmp_path / init, "--run", tmp_path / "new")
@@ -385,7 +387,7 @@ def rewritten(exported, path, change):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda tensors, metadata: metadata.pop("network"), "has no network in its metadata"),
+        (lambda tensors, metadata: metadata.pop("network"), "has no valid network in its metadata"),
         (lambda tensors, metadata: metadata.update(classes="[1]"), "does not list its classes"),
         (lambda tensors, metadata: metadata.update(classes='["A", "B"]'), "has 11 classes, but it names 2"),
         (

@@ -1,4 +1,4 @@
-"""Check that runs killed, stopped, out of disk or started twice end like the unbroken run or explain why not."""
+"""Check that runs killed, stopped, out of disk or started twice end like an uninterrupted run or explain why not."""
 
 import contextlib
 import itertools
@@ -85,12 +85,12 @@ def break_at(place, moment):
     assert ended.code == EXPECTED[fault], ended.err
     assert "Traceback" not in ended.err
     assert saved(place.run) >= before  # nothing that was saved is lost
-    if re.search("^run  ", ended.err, re.MULTILINE):  # it got far enough to log its folder
+    if re.search("^run  ", ended.err, re.MULTILINE):  # it logged its folder before the fault
         assert ended.first_step == before
     else:
         assert ended.finished_steps == 0
     if fault == "kill":
-        # Not saved is what was taken since the last epoch's end, and the save that was under way.
+        # Only steps since the last epoch's end, and the save in progress, are not saved.
         assert ended.finished_steps - saved(place.run) <= 2 * STEPS_PER_EPOCH
     else:
         assert saved(place.run) == ended.finished_steps
@@ -103,7 +103,7 @@ def break_at(place, moment):
 
 
 def finish(place, unbroken):
-    """Start the command again and compare the run with the unbroken one."""
+    """Start the command again and compare the run with the uninterrupted one."""
     ended = place.train()
     assert ended.code == 0, ended.err
     assert differences(place.run, unbroken) == []
@@ -168,7 +168,7 @@ def test_a_program_half_written_when_the_process_is_killed_is_compiled_again(pla
     optimized = {
         "programs": "",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    }  # takes long enough to be kept
+    }  # takes long enough to be cached
     assert place.train("compiling: keeping=kill", **optimized).code == 137
     (half,) = (place.cache / "compiled").glob("*-cache")
     before = half.stat().st_size
@@ -319,7 +319,7 @@ def test_where_room_is_waited_for_a_full_disk_changes_nothing(place, unbroken, s
     place = on_disk(place(FEW), small_disk)
     ended = place.train(*moments, more=("--on-disk-full", "wait"))
     assert ended.code == 0, ended.err
-    assert "waiting for free space" in ended.err and "there is space again" in ended.err
+    assert "waiting for free space" in ended.err and "space is available again" in ended.err
     assert differences(place.run, unbroken(FEW)) == []
 
 

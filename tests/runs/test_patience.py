@@ -1,4 +1,4 @@
-"""Early stopping: training ends once validation has not improved for `--patience` evaluations, also when resumed."""
+"""Test that training ends after `--patience` evaluations without improvement, also when resumed."""
 
 import json
 import os
@@ -135,5 +135,5 @@ def test_patience_is_off_by_default_and_in_every_protocol():
 
 
 def test_test_images_never_stop_a_training():
-    with pytest.raises(UserError, match="no validation images to stop training by, got --patience 3"):
+    with pytest.raises(UserError, match="no validation images for early stopping, got --patience 3"):
         check_selection(Config(split_rule="trainval", result_checkpoint="last", patience=3))

@@ -1,4 +1,4 @@
-"""Test the reader of `result.json`: whatever is in the file, it returns what was written, or one line."""
+"""Test that the reader of `result.json` returns its content or raises a one-line error, whatever the file contains."""
 
 import json
 import tracemalloc
@@ -24,9 +24,9 @@ def test_a_result_is_returned_as_it_is_also_without_the_scores_that_older_versio
 @pytest.mark.parametrize(
     "text, why",
     [
-        ("[1, 2]", "it is not a table"),
+        ("[1, 2]", "it is not a JSON object"),
         ("{", "Expecting"),
-        ("[" * 100_000, "nested too deep"),
+        ("[" * 100_000, "nested too deeply"),
         ('{"miou": "x"}', "it has no"),
         *(
             (json.dumps(RESULT | change), why)
@@ -35,8 +35,8 @@ def test_a_result_is_returned_as_it_is_also_without_the_scores_that_older_versio
                 ({"miou": True}, "miou is True"),
                 ({"miou": float("nan")}, "miou is nan"),
                 ({"mean_dice": 10**400}, "mean_dice is 1000"),
-                ({"per_class": [1]}, "per_class is not a table of classes"),
-                ({"per_class": {"Sky": 0.5}}, "per_class is not a table of classes"),
+                ({"per_class": [1]}, "per_class does not map each class to its iou"),
+                ({"per_class": {"Sky": 0.5}}, "per_class does not map each class to its iou"),
                 ({"per_class": {"Sky": {"iou": "x"}}}, "iou of Sky is 'x'"),
                 ({"step": 1.5}, "step is 1.5"),
                 ({"num_images": None}, "num_images is None"),
@@ -56,7 +56,7 @@ def test_a_damaged_or_foreign_result_is_answered_in_one_line(tmp_path, text, why
 
 
 def test_folds_with_other_classes_are_refused():
-    with pytest.raises(UserError, match="fold-1, fold-2 have results of different classes"):
+    with pytest.raises(UserError, match="the results of fold-1, fold-2 have different classes"):
         summarize_folds({"fold-1": RESULT, "fold-2": RESULT | {"per_class": {"Sea": {"iou": 0.5}}}})
 
 

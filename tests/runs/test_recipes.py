@@ -1,4 +1,4 @@
-"""Losses, optimizers and schedules in whole runs: resumed bit for bit, logged, and refused where they do not fit."""
+"""Test losses, optimizers and schedules in whole runs: resumed bit for bit, logged, and refused if invalid."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_a_plateau_is_logged_and_cannot_be_added_to_a_run_or_left_out(tmp_path):
     epochs = np.array([row["loss"] for row in train_rows(tmp_path / "run")]).reshape(3, 3).mean(1)
     drops = np.cumsum([False, *(epochs[i] >= np.min(epochs[:i]) * (1 - 1e-4) for i in (1, 2))])[[0, 0, 1]]
     np.testing.assert_allclose(rates, np.repeat(1e-12 * 0.1**drops, 3), rtol=1e-5)
-    with pytest.raises(UserError, match="schedule plateau -> constant; omit these flags, or choose a new"):
+    with pytest.raises(UserError, match="schedule plateau -> constant; omit these flags, or start a new"):
         run("--run", tmp_path / "run", "--learning-rate", 1e-12, "--epochs", 3, "--plateau-patience", 0, "--override")
 
 
@@ -84,7 +84,7 @@ def test_a_range_test_draws_the_loss_and_creates_no_run(tmp_path, logged):
     found = json.loads((tmp_path / "range" / "find_lr.json").read_text())
     assert 20 < len(found["rates"]) == len(found["losses"]) <= NUM_STEPS and np.all(np.diff(found["rates"]) > 0)
     assert 1e-5 < found["steepest"] <= found["lowest"] < 10
-    assert any("suggests --learning-rate" in line for line in logged)
+    assert any("suggestion: --learning-rate" in line for line in logged)
 
 
 def test_the_suggestion_is_where_a_known_curve_falls_fastest():
@@ -93,7 +93,7 @@ def test_the_suggestion_is_where_a_known_curve_falls_fastest():
     found = suggest(Range(rates, losses, losses))
     assert found.steepest == pytest.approx(1e-3, rel=0.2) and 0.05 < found.lowest < 0.5
     assert suggest(Range(rates, rates, rates)).steepest is None
-    with pytest.raises(UserError, match="not finite from the first steps"):
+    with pytest.raises(UserError, match="not finite even in the first steps"):
         suggest(Range(rates[:1], rates[:1], rates[:1]))
 
 
@@ -115,7 +115,7 @@ def test_a_range_test_resumes_nothing_and_runs_in_one_process(tmp_path):
         find_lr.find_lr(Config(find_lr=True, resume=True, run=str(tmp_path)))
     with pytest.raises(UserError, match="--find-lr runs in one process, got --coordinator"):
         find_lr.find_lr(Config(find_lr=True, coordinator="a:1", process_id=0, num_processes=2))
-    with pytest.raises(UserError, match="find_lr is for the command only"):
+    with pytest.raises(UserError, match="find_lr works only on the command line"):
         api.train(find_lr=True, data="synthetic")
 
 

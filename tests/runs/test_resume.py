@@ -151,7 +151,7 @@ def test_every_key_is_classed_and_tried():
     assert OTHERS.keys() == fields - NOT_OF_THE_TRAINING - {"own"} and len(fields) > 45
     assert {on_resume(name) for name in fields} == {"free", "of this start", "override", "refused"}
     assert {on_resume(name) for name in NOT_OF_THE_TRAINING} == {"of this start"}
-    # Changes of the state or the sampling are refused, changes of the training settings can be overridden.
+    # Changes of the state or sampling are refused; changes of training settings need --override.
     assert {name for name in OTHERS if on_resume(name) == "refused"} == {
         *("protocol", "split_rule", "scenes", "image_size", "encoder", "depth", "width", "pooling", "conv_bias"),
         *("final_batch_norm", "init", "preprocessing", "seed", "precision", "ema_decay", "leave_out"),
@@ -271,7 +271,7 @@ def test_fewer_epochs_than_were_taken_are_refused_and_change_nothing(folder):
     before = (folder / "config.toml").read_text()
     for _ in range(2):
         with pytest.raises(
-            UserError, match="taken 5 steps, but --epochs 1 makes only 3: use at least --epochs 2 with --override, or"
+            UserError, match="taken 5 steps, but --epochs 1 is only 3: use at least --epochs 2 with --override, or"
         ):
             run("--run", folder, "--epochs", 1, "--override")
     assert (folder / "config.toml").read_text() == before and not (folder / "overrides.json").exists()
@@ -280,7 +280,7 @@ def test_fewer_epochs_than_were_taken_are_refused_and_change_nothing(folder):
 def test_a_finished_run_resumed_for_more_epochs_has_no_result_until_it_ends_again(unbroken, tmp_path):
     folder = shutil.copytree(unbroken, tmp_path / "run")
     before = (folder / "result.json").read_bytes()
-    with pytest.raises(UserError, match="has taken 6 steps, but --epochs 1 makes only 3"):
+    with pytest.raises(UserError, match="has taken 6 steps, but --epochs 1 is only 3"):
         run("--run", folder, "--epochs", 1, "--override")
     assert (folder / "result.json").read_bytes() == before
     assert run("--run", folder, "--epochs", 3, "--override", "--max-steps", 7) == 0
@@ -385,14 +385,14 @@ def test_without_its_only_best_a_run_resumes_with_a_warning_and_a_restored_copy_
     flip_a_bit(best / "meta.json")
     assert run("--run", folder, "--max-steps", 5) == 0
     printed = capsys.readouterr().err
-    warning = f"warning: the best checkpoint, of step 3, miou {score:.4f}, is lost: the next one that is evaluated is"
+    warning = f"warning: the best checkpoint (step 3, miou {score:.4f}) is lost: the next evaluated checkpoint replaces"
     assert warning in printed
-    assert "resuming after step 4" in printed and f"copy it back to {best}, and start again" in printed
+    assert "resuming after step 4" in printed and f"copy it back to {best}, and resume" in printed
     lost = shutil.copytree(folder, folder.with_name("lost"))
     shutil.copytree(copy, best)
     assert run("--run", folder) == 0
     assert is_as_unbroken(folder, unbroken)
-    assert run("--run", lost) == 0  # without it the result is of the evaluation after it, and says so
+    assert run("--run", lost) == 0  # without it, the result is that of the next evaluation, and says so
     result, scored = json.loads((lost / "result.json").read_text()), rows_of(lost)[-1]
     assert (result["step"], result["miou"]) == (6, scored["miou"]) and result["miou"] < score
     verify(lost / "checkpoints" / "best" / "6")
@@ -409,7 +409,7 @@ def rows_of(folder):
         ((90, 9), (45, 5), (100, 4), (45, 5)),
         ((90, 9), (45, 5), (100, 6), (100, 6)),  # the newest is better than what is left
         ((90, 9), None, (100, 6), (100, 6)),
-        ((100, 9), (45, 5), (100, 9), (100, 9)),  # the newest is what is not whole: nothing is lost
+        ((100, 9), (45, 5), (100, 9), (100, 9)),  # only the newest is incomplete: nothing is lost
         ((90, 9), None, (90, 9), None),  # and nothing else was scored
         (None, None, None, None),
         (None, (45, 5), None, (45, 5)),  # put back
@@ -434,7 +434,7 @@ def test_the_best_is_the_best_of_what_is_whole(of_newest, whole, last, expected,
 def test_without_a_name_the_same_command_resumes_its_newest_unfinished_run(stopped_at_2, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(stopped_at_2, tmp_path / "runs" / "synthetic-1")
-    assert run("--max-steps", 2, "--seed", 1) == 0  # another experiment: another run
+    assert run("--max-steps", 2, "--seed", 1) == 0  # a different experiment: a different run
     assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["synthetic-1", "synthetic-2"]
     assert run("--seed", 1) == 0
     assert "resuming runs/synthetic-2, an unfinished run of the same command" in capsys.readouterr().err
@@ -446,7 +446,7 @@ def test_without_a_name_the_same_command_resumes_its_newest_unfinished_run(stopp
 
 
 def found_without_a_name(config, logged):
-    """Return the run that the command resumes, or "", and the lines that it logs."""
+    """Return the run that the command resumes, or "", and its log lines."""
     logged.clear()
     with contextlib.ExitStack() as stack:
         return find_run.find(config, stack).run, list(logged)
@@ -479,7 +479,7 @@ def test_of_several_runs_the_newest_unfinished_one_of_the_same_command_is_resume
     damaged = make(12)
     (damaged / "config.toml").write_bytes(b"seed = ")
     (tmp_path / "runs" / "photos [2024]-13").mkdir()  # no run
-    (tmp_path / "runs" / "photos 2-14").mkdir()  # what the name would match as a pattern
+    (tmp_path / "runs" / "photos 2-14").mkdir()  # names that the run's name would match as a pattern
     for seed, expected in ((0, 9), (1, 10)):  # two requeued in turn both resume
         run, lines = found_without_a_name(dataclasses.replace(config, seed=seed), logged)
         assert run == f"runs/photos [2024]-{expected}"
@@ -525,7 +525,7 @@ def test_on_a_disk_without_locks_a_named_run_resumes_with_a_warning(folder, monk
     run, (line,) = found_without_a_name(config, logged)
     why = f"the file system of {folder} does not support locks ({os.strerror(number)})"
     assert run == str(folder) and line == f"warning: {why}: check that no other process trains in it"
-    (folder / "lock").write_bytes(signed)  # as a kill leaves it, or as it is while that one trains
+    (folder / "lock").write_bytes(signed)  # as after a kill, or while the other process trains
     assert f"check that process {os.getpid()} on " in found_without_a_name(config, logged)[1][0]
     (folder.parent / "runs").mkdir()
     folder.rename(folder.parent / "runs" / "synthetic-1")

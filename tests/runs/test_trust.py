@@ -143,7 +143,7 @@ def test_the_folder_that_the_user_names_may_be_a_link(run, tmp_path):
     assert (run / "report.html").is_file()
 
 
-# --- each writer by itself, had the run not been looked at before ---
+# --- each writer alone, without an earlier check of the run ---
 
 
 def test_cleanup_and_pruning_remove_nothing_behind_a_link(run, victim):
@@ -154,7 +154,7 @@ def test_cleanup_and_pruning_remove_nothing_behind_a_link(run, victim):
     for act in (shelf.clean_up, shelf.prune, lambda: shelf.delete_after(0), lambda: shelf.find_latest("best")):
         with pytest.raises(UserError, match="is a link"):
             act()
-    run_folder.clean_up(run)  # which looks into the run's own folders alone
+    run_folder.clean_up(run)  # which reads only the run's folders
 
 
 @pytest.mark.parametrize("which", ["newest", "damaged"])
@@ -235,7 +235,7 @@ def test_a_huge_file_is_refused_before_it_is_read(run):
         (run / name).unlink(missing_ok=True)
         with open(run / name, "wb") as file:
             file.truncate(3 * 2**30)
-    with pytest.raises(UserError, match="config.toml has 3,221,225,472 bytes, and at most 65,536 are read"):
+    with pytest.raises(UserError, match="config.toml has 3,221,225,472 bytes, over the limit of 65,536"):
         files.read_run(run)
     with pytest.raises(UserError, match="overrides.json has 3,221,225,472 bytes"):
         experiment.overrides(run)
@@ -342,13 +342,13 @@ def test_a_run_whose_checkpoints_are_gone_is_not_restarted(tmp_path, logged):
 
     check_never_saved(tmp_path, CONFIG, 3)
     assert not logged
-    metrics(3)  # a kill may have come before the first save
+    metrics(3)  # a kill may precede the first save
     check_never_saved(tmp_path, CONFIG, 3)
     assert "has taken 3 steps but saved none of them: it starts again at step 0" in logged[0]
     metrics(4)
     with pytest.raises(NoCheckpoint, match="has taken 4 steps, but has no checkpoint"):
         check_never_saved(tmp_path, CONFIG, 3)
-    (tmp_path / "checkpoints").mkdir()  # the first save was begun
+    (tmp_path / "checkpoints").mkdir()  # the first save had started
     check_never_saved(tmp_path, CONFIG, 3)
 
 

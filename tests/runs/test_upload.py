@@ -1,4 +1,4 @@
-"""A run is trained from a bucket and uploaded to one; what cannot be uploaded is named and stops nothing."""
+"""Test training from a bucket and uploading to one; failed uploads are named and do not stop training."""
 
 import threading
 import time
@@ -31,7 +31,7 @@ def files_of(folder):
 
 
 def objects_of(s3, prefix):
-    """Return the objects below a prefix, by S3's own client."""
+    """Return the objects below a prefix, read with S3's own client."""
     keys = [each["Key"] for each in s3.list_objects_v2(Bucket="street", Prefix=prefix).get("Contents", [])]
     return {key.removeprefix(prefix): s3.get_object(Bucket="street", Key=key)["Body"].read() for key in keys}
 
@@ -53,7 +53,7 @@ def test_a_network_is_trained_from_a_bucket_uploaded_loaded_and_started_from(tmp
         assert {"config.toml", "result.json", "report.html", "outcome.json"} <= local.keys()
         assert not objects_of(s3, "runs/.")  # the file that tried whether the bucket can be written to
         assert not any(b"HIDDEN" in data or b"verysecret" in data for data in local.values())
-        assert b"street/runs" not in local["config.toml"]  # an address to write to is of one start only
+        assert b"street/runs" not in local["config.toml"]  # an address to write to is not stored
         same = segnet_jax.train(data=str(tmp_path / "photos"), run="local", **TINY, init="none")
         assert same.scores.iou == run.scores.iou  # as from the folder itself
         network, own = segnet_jax.load("s3://street/runs/run"), segnet_jax.load(run.folder)

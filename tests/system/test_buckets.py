@@ -1,4 +1,4 @@
-"""Folders in buckets: copied once, used again without a connection, never outside the copy; moto is the server."""
+"""Test folders in buckets: copied once, used again without a connection, never outside the copy; moto is the server."""
 
 import pytest
 from bucket_servers import client, refusing, s3_server, set_server
@@ -21,7 +21,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def copied(address):
-    """Return the copy as a command of its own would find it."""
+    """Return the copy that a separate command would use."""
     buckets._local_copy.cache_clear()
     return buckets.local_copy("--data", address)
 
@@ -38,7 +38,7 @@ def contents(folder):
         ("http://host/x", "--data takes a bucket as s3://BUCKET/PREFIX or gs://BUCKET/PREFIX, got http://$"),
         ("s3://", "without credentials"),
         ("s3://bucket/a/../b", "without credentials, queries, patterns or empty"),
-        ("s3://bucket/a//b", "empty parts"),
+        ("s3://bucket/a//b", "empty path components"),
         ("s3://bucket/a*", "patterns"),
         ("s3://bucket/a?X-Amz-Signature=hidden", "queries"),
         ("s3://AKIA:hidden@bucket/a", "without credentials"),
@@ -54,9 +54,11 @@ def test_a_wrong_address_is_refused_before_anything_starts_and_no_credential_is_
 def test_an_upload_is_a_bucket_and_a_run_is_a_local_folder():
     with pytest.raises(UserError, match="--upload takes a bucket as .* got a path"):
         Config(upload="runs/copy")
-    with pytest.raises(UserError, match="--run must be a folder of a local disk: train there, and add --upload s3://"):
+    with pytest.raises(
+        UserError, match="--run must be a local folder, not an address: name a folder, and add --upload s3://"
+    ):
         Config(run="s3://bucket/run")
-    assert "upload" not in Config(upload="s3://bucket/runs").to_toml()  # of one start only
+    assert "upload" not in Config(upload="s3://bucket/runs").to_toml()  # not stored
 
 
 def test_names_that_are_no_files_of_a_folder():
@@ -84,9 +86,9 @@ def test_objects_with_harmful_names_or_beyond_the_limits_are_refused(monkeypatch
 
     assert set(check("a/b", "a/c")) == {"a/b", "a/c"}
     for names in (("../a",), ("a/../../b",), ("/etc/x",), ("a", "a/b")):
-        with pytest.raises(UserError, match="not the name of a file in a folder"):
+        with pytest.raises(UserError, match="not a valid file name"):
             check(*names)
-    with pytest.raises(UserError, match="1 objects with .* are copied: name a longer prefix"):
+    with pytest.raises(UserError, match="1 objects .* over the limit of .*: name a longer prefix"):
         check("a", size=buckets.MOST_BYTES + 1)
     monkeypatch.setattr(buckets, "MOST_OBJECTS", 1)
     with pytest.raises(UserError, match="2 objects"):
@@ -123,7 +125,7 @@ def test_a_folder_is_copied_once_followed_when_it_changes_and_used_without_a_con
             with pytest.raises(UserError, match=f"--data {address} cannot be read: there is no such bucket or object$"):
                 copied(address)
         s3.put_object(Bucket="street", Key="bad/../../x", Body=b"x")
-        with pytest.raises(UserError, match="not the name of a file in a folder"):
+        with pytest.raises(UserError, match="not a valid file name"):
             copied("s3://street/bad")
         monkeypatch.setattr(buckets.shutil, "disk_usage", lambda _: type("", (), {"free": 10}))
         with pytest.raises(UserError, match="the copy of s3://street/data/images needs .* free"):
@@ -173,11 +175,11 @@ def test_a_bucket_that_denies_is_one_line(cache, monkeypatch):
 
 
 def test_a_stored_address_is_not_read_unless_the_command_names_it():
-    """A foreign run's config could otherwise make a command connect with the user's credentials."""
-    with pytest.raises(UserError, match="only read if this command names it: add --data s3://street/never-named"):
+    """Check that an untrusted run's config cannot make a command connect with the user's credentials."""
+    with pytest.raises(UserError, match="read only if this command names it: add --data s3://street/never-named"):
         camvid_folder("s3://street/never-named")
-    with pytest.raises(UserError, match="only read if this command names it: add --data s3://street/never-named"):
+    with pytest.raises(UserError, match="read only if this command names it: add --data s3://street/never-named"):
         is_own_folder("s3://street/never-named")
     for address in ("s3://street/never-named", "hf://someone/never-named"):
-        with pytest.raises(UserError, match=f"only read if this command names it: add --init {address}"):
+        with pytest.raises(UserError, match=f"read only if this command names it: add --init {address}"):
             read_initial(Config(data="synthetic", init=address), choose_devices("1"))

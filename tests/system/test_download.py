@@ -1,4 +1,4 @@
-"""Test downloads from a local server that misbehaves as real ones do."""
+"""Test downloads from a local server that fails like real ones."""
 
 import hashlib
 import io
@@ -200,7 +200,7 @@ def test_without_a_known_checksum_the_first_file_is_trusted_and_later_ones_must_
     path.unlink()
     server.files["/f.zip"] = zipped(5120)
     message = refused(unknown, tmp_path)
-    assert f"the first one had {SHA256}" in message and "delete" in message
+    assert f"the first download had {SHA256}" in message and "delete" in message
     assert names(tmp_path) == ["f.zip.sha256"]
 
 

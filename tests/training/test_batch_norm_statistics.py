@@ -1,4 +1,4 @@
-"""Test precise batch-norm statistics: compared with numpy, saved beside the checkpoint, evaluated and used."""
+"""Test precise batch-norm statistics: compared with numpy, saved next to the checkpoint, evaluated and used."""
 
 import csv
 import dataclasses
@@ -44,7 +44,7 @@ RULES = {"running", "recompute"}
 def unbroken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "unbroken"
     assert run("--run", folder, *RECIPE) == 0
-    assert latest_of(folder, "best") < latest_of(folder)  # the seed is chosen so: each has statistics of its own
+    assert latest_of(folder, "best") < latest_of(folder)  # the seed is chosen so that their statistics differ
     return folder
 
 
@@ -304,7 +304,7 @@ def test_if_the_best_checkpoint_is_damaged_during_training_the_result_has_runnin
     summary, whole = result_of(folder), result_of(unbroken)
     assert summary["miou"] == whole["batch_norm"]["running"]["miou"] and summary["step"] == whole["step"]
     assert not {"boundary_f1", "batch_norm"} & summary.keys() and "boundary_f1" in whole
-    assert "is damaged: the result has no boundary F1 and is of the running" in "".join(capsys.readouterr())
+    assert "is damaged: the result has no boundary F1 and uses the running" in "".join(capsys.readouterr())
     assert kept_of(folder, "newest").is_dir()
 
 
@@ -317,7 +317,7 @@ def test_an_old_run_is_scored_with_both_and_nothing_in_it_changes(old, tmp_path)
         flags = ("--batch-norm", "recompute", "--devices", devices, "--batch-size-per-device", batch, "--json", path)
         assert evaluate(old, *flags) == 0
         summary[devices] = json.loads(path.read_text())
-    for each in summary.values():  # neither depends on the devices that find it; a pixel at the edge of two classes may
+    for each in summary.values():  # neither depends on the devices; a pixel at the edge of two classes may
         assert each["batch_norm"].keys() == RULES
         assert each["batch_norm"]["running"]["miou"] == pytest.approx(result_of(old)["miou"], abs=1e-3)
         assert np.abs(np.subtract(each["confusion"], summary[8]["confusion"])).sum() <= 8

@@ -1,4 +1,4 @@
-"""Test checkpoints: damage is detected, set aside and logged; older ones are kept until the new one is read back."""
+"""Test checkpoints: damage is detected, set aside and logged; older ones stay until the new one is read back."""
 
 import errno
 import hashlib
@@ -142,10 +142,10 @@ def test_without_an_intact_checkpoint_training_does_not_start_over(two_saved, tm
     shutil.copytree(two_saved, folder)
     for step in (1, 2):
         damage(folder / "newest" / str(step) / "meta.json", DAMAGES["zero"], random.Random(0))
-    for _ in range(2):  # also the second time, with all of them set aside
+    for _ in range(2):  # also the second time, when all are set aside
         with opened(folder) as checkpoints, pytest.raises(NoCheckpoint, match="no intact newest checkpoint in"):
             checkpoints.latest("newest")
-    shutil.rmtree(folder / "damaged")  # and when somebody has removed them
+    shutil.rmtree(folder / "damaged")  # and after they were removed
     with opened(folder) as checkpoints, pytest.raises(NoCheckpoint):
         checkpoints.latest("newest")
 
@@ -215,7 +215,7 @@ def test_the_newest_few_and_the_best_checkpoints_they_refer_to_are_kept(state, t
             checkpoints.wait()
         shelf = checkpoints.folders
         assert (shelf.steps("newest"), shelf.steps("best")) == ([4, 5], [3, 5])
-        shelf.delete_after(4)  # as where step 5 is damaged: what step 4 calls the best is still there
+        shelf.delete_after(4)  # as if step 5 were damaged: the best checkpoint according to step 4 still exists
         assert (shelf.steps("newest"), shelf.steps("best")) == ([4], [3])
 
 
@@ -315,7 +315,8 @@ def test_a_save_is_retried_until_there_is_room_and_communicates_nothing(state, t
         for name in names:
             room(lambda name=name: checkpoints.save(name, 1, at(state, 1), {"best": None}))
             assert checkpoints.confirm(name, 1) == sum_of_state(jax.device_get(at(state, 1)))
-    assert len(logged) == 2 and "waiting for free space" in logged[0] and logged[1] == "there is space again: resuming"
+    assert len(logged) == 2 and "waiting for free space" in logged[0]
+    assert logged[1] == "disk space is available again: resuming"
     assert shared == []
 
 

@@ -98,7 +98,7 @@ def test_an_ema_does_not_change_the_steps_and_is_the_same_on_eight_devices():
 
 def test_a_skipped_or_non_finite_step_does_not_change_the_ema():
     (start, step, devices), (batch, *_) = make(1, precision="float16"), batches_for(1)
-    state, _ = step(start(), batch, ())  # so that average and parameters differ
+    state, _ = step(start(), batch, ())  # so that EMA and parameters differ
     huge = LossScale(jnp.float32(2.0**50), jnp.int32(0))
     state = replicate(state.replace(loss_scale=huge), devices)
     before = jax.device_get(state)
@@ -128,6 +128,6 @@ def test_an_ema_is_saved_and_restored_and_no_file_mentions_one_without_it(tmp_pa
             restored = checkpoints.restore("newest", 1, jax.eval_shape(lambda state=state: state))
         assert_trees_close(jax.device_get(restored), jax.device_get(state), rtol=0, atol=0)
         kept = ocp.PyTreeCheckpointer().metadata(folder / "newest" / "1" / "state").item_metadata.tree
-        # As before there was an average, so that either program restores what the other has saved.
+        # As before the EMA existed, so that old and new versions restore each other's checkpoints.
         parts = {"step", "skipped", "finite", "params", "batch_stats", "opt_state", "loss_scale"}
         assert set(kept) == parts | ({"ema"} if average else set())

@@ -104,7 +104,7 @@ def test_segnet_basic_has_its_stages_frozen_too():
 
 @pytest.mark.slow
 def test_a_step_is_the_whole_networks_with_running_statistics_in_the_frozen_stages():
-    """Compare with plain `jax.grad` over all parameters of the same network, its frozen layers restored afterwards."""
+    """Compare with `jax.grad` over all parameters of the same network, with frozen layers restored afterwards."""
     model, state, take, _ = made(freeze="1", momentum=0.0, weight_decay=0.0)
     before, batch = jax.device_get(state), random_batch()
     after = take(state, batch)

@@ -72,7 +72,7 @@ def test_xla_without_a_gpu_accepts_the_flags_and_would_abort_at_an_unknown_one(f
     [
         ("", f"--{OVERLAP}=true --{SAME_BITS}=true"),
         ("--xla_dump_to=x", f"--xla_dump_to=x --{OVERLAP}=true --{SAME_BITS}=true"),
-        (f" --{OVERLAP}=false", f"--{OVERLAP}=false --{SAME_BITS}=true"),  # the user's own stay
+        (f" --{OVERLAP}=false", f"--{OVERLAP}=false --{SAME_BITS}=true"),  # the user's options stay
         (f"--{SAME_BITS} --{OVERLAP}", f"--{SAME_BITS} --{OVERLAP}"),
         (f"--{OVERLAP}_too=true", f"--{OVERLAP}_too=true --{OVERLAP}=true --{SAME_BITS}=true"),
         ("flags.txt", "flags.txt"),  # a file of flags, as XLA takes it
@@ -117,6 +117,6 @@ def test_other_environments_do_not_get_the_flags(several_gpus, monkeypatch):
         with monkeypatch.context() as without:
             without.setattr(training_devices, name, value)
             assert flags_after_start()[0] == ""
-    assert flags_after_start(mapping="shard_map") == ("", False)  # which gets them with the program
+    assert flags_after_start(mapping="shard_map") == ("", False)  # whose program contains them
     monkeypatch.setattr(jax.distributed, "is_initialized", lambda: False)
     assert flags_after_start(deterministic=True) == ("", True)

@@ -1,4 +1,4 @@
-"""Every loss and its gradient against numpy in float64, with void; the same on one and on eight devices."""
+"""Test every loss and its gradient against numpy in float64, with void, and on one and eight devices."""
 
 import inspect
 import re
@@ -69,7 +69,7 @@ def tversky(logits, label, alpha=0.3, beta=0.7):
 
 
 def lovasz(logits, label):
-    """Algorithm 1 of Berman et al. 2018, image by image."""
+    """Compute Algorithm 1 of Berman et al. 2018, image by image."""
     images = []
     for one, known in zip(logits, label, strict=True):
         p, y = labeled(one, known)
@@ -189,7 +189,7 @@ def test_label_smoothing_and_cross_entropy_equal_pytorchs(batch):
 
 
 def uneven_batch():
-    """16 images, most of whose labeled pixels are in the first four."""
+    """Return 16 images, most of whose labeled pixels are in the first four."""
     random = np.random.default_rng(1)
     label = random.integers(0, 3, (16, 6, 7)).astype(np.uint8)
     label[4:, 1:] = VOID
@@ -201,7 +201,7 @@ def uneven_batch():
 @pytest.mark.parametrize("mapping", ["pmap", pytest.param("shard_map", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("formula", [pytest.param("ohem", marks=pytest.mark.slow), "ce + 0.5*tversky + lovasz"])
 def test_eight_devices_have_the_loss_and_the_gradient_of_one(formula, mapping):
-    """The step's sum over the devices, divided by the labeled pixels, for logits that depend on one parameter."""
+    """Compare the sum over devices, divided by the labeled pixels, for logits that depend on one parameter."""
     loss, weights, (logits, label) = parse_loss(formula), jnp.float32(WEIGHTS), uneven_batch()
 
     def step(parameter, batch, _store):

@@ -1,4 +1,4 @@
-"""Each optimizer's first three steps by hand; clipping, multipliers by role, and the schedules' oracles."""
+"""Test each optimizer's first three steps against hand computations, clipping, multipliers and schedules."""
 
 import jax
 import jax.numpy as jnp
@@ -43,14 +43,14 @@ def adamw(g, p, m, step):
 
 
 def lion(g, p, m, step):
-    """Algorithm 2 of Chen et al. 2023, with beta2 0.99."""
+    """Compute Algorithm 2 of Chen et al. 2023, with beta2 0.99."""
     sign = np.sign(MOMENTUM * m.get("mean", 0) + (1 - MOMENTUM) * g)
     m["mean"] = 0.99 * m.get("mean", 0) + 0.01 * g
     return p - RATE * (sign + DECAY * p)
 
 
 def adafactor(g, p, m, step):
-    """Algorithms 4 and 5 of Shazeer & Stern 2018, without first moment: relative steps, clipped to RMS 1."""
+    """Compute Algorithms 4 and 5 of Shazeer & Stern 2018, without first moment: relative steps, clipped to RMS 1."""
     beta = 1 - step**-0.8
     squares = g**2 + 1e-30
     if g.ndim > 1 and min(g.shape[-2:]) >= 128:
@@ -79,7 +79,7 @@ def test_every_optimizer_has_an_oracle():
 
 @pytest.mark.parametrize("name", ORACLES)
 def test_three_steps_equal_those_by_hand(name):
-    """A kernel with weight decay, large enough for Adafactor's factors."""
+    """Use a kernel with weight decay, large enough for Adafactor's factored moments."""
     oracle, settings = ORACLES[name]
     settings = {"optimizer": name, "learning_rate": RATE, "momentum": MOMENTUM, "weight_decay": DECAY} | settings
     optimizer, random = optimizer_of(**settings), np.random.default_rng(0)

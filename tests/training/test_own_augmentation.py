@@ -1,4 +1,4 @@
-"""Test the user's own augmentation: named by the command only, checked before compilation, the same on both paths."""
+"""Test custom augmentations: named only by the command, checked before compilation, the same on both input paths."""
 
 import re
 
@@ -20,7 +20,7 @@ from segnet_jax.training.own_augmentation import OwnAugmentation, check_own_augm
 
 
 def speckle(image, label, keys):
-    """Add noise of a strength that is drawn for each image, and make one corner void."""
+    """Add noise of a random strength per image, and make one corner void."""
     strength = jax.vmap(lambda key: jax.random.uniform(key, (1, 1, 1), maxval=30.0))(keys)
     noise = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1), image.shape[1:]))(keys)
     image = jnp.clip(image.astype(jnp.float32) + strength * noise, 0, 255).astype(jnp.uint8)

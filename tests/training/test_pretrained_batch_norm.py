@@ -35,7 +35,7 @@ def vgg_bn(monkeypatch):
 
 
 def shrunk(monkeypatch):
-    """Return kernels of mixed signs, with which about half of the ReLU outputs are positive."""
+    """Return kernels of mixed signs, for which about half of the ReLU outputs are positive."""
     return {
         conv: (kernel, bias - np.float32(0.5)) for conv, (kernel, bias) in files.shrink(monkeypatch, ENCODERS).items()
     }

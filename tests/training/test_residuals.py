@@ -44,7 +44,7 @@ def kept(dtype, capsys, **settings):
 def part_of_step(sizes, source):
     """Classify a residual by its shape and source line."""
     if source.startswith(("from the argument", "from a constant", "from a literal")):
-        return "arguments"  # they lie in memory anyway
+        return "arguments"  # they are in memory anyway
     if "/nn/" not in source:
         return "loss"
     return "weights" if sizes[:2] == [3, 3] else "maps"

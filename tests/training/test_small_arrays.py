@@ -30,7 +30,7 @@ def assert_same(ours, expected):
 @pytest.mark.parametrize("condition", [True, False])
 def test_a_whole_tree_is_selected(condition):
     one, other = drawn(1), drawn(2)
-    one["floats"]["scale"] = one["floats"]["scale"].at[3].set(jnp.nan)  # which the other is not to get
+    one["floats"]["scale"] = one["floats"]["scale"].at[3].set(jnp.nan)  # which must not reach the other
     assert_same(jax.jit(select)(jnp.bool_(condition), one, other), one if condition else other)
 
 

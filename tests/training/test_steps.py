@@ -350,7 +350,7 @@ def test_gradients_summed_in_16_bits_make_the_same_step_but_for_their_rounding()
             [np.ravel(b - a) for a, b in zip(*map(jax.tree.leaves, (before, after)), strict=True)]
         )
     difference = np.linalg.norm(steps[True] - steps[False]) / np.linalg.norm(steps[False])
-    assert 0 < difference < 2**-7  # bfloat16 keeps eight bits
+    assert 0 < difference < 2**-7  # bfloat16 has eight bits
 
 
 def test_the_loss_scale_doubles_after_2000_finite_steps_and_never_falls_below_one():

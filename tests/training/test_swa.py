@@ -1,4 +1,4 @@
-"""Stochastic weight averaging and the logged norms, against numpy."""
+"""Test stochastic weight averaging and the logged norms against numpy."""
 
 import dataclasses
 from functools import partial
@@ -127,7 +127,7 @@ def test_a_run_ends_with_the_mean_of_its_last_epochs_and_resumes_bit_for_bit(tmp
     "settings, message",
     [
         ({"ema_decay": 0.9}, "--swa-epochs 3 and --ema-decay 0.9 both average the weights"),
-        ({"schedule": "plateau"}, "--swa-epochs 3 needs a constant rate, got --schedule plateau"),
+        ({"schedule": "plateau"}, "--swa-epochs 3 needs a constant learning rate, got --schedule plateau"),
         ({"patience": 2}, "got --patience 2: use --patience 0"),
     ],
 )
@@ -142,7 +142,7 @@ def test_settings_that_contradict_it_are_refused(settings, message):
 def test_a_given_flag_that_contradicts_it_is_refused(flag, given, implied):
     words = [f"--{flag}", given, "--swa-epochs", "3"]
     with pytest.raises(
-        UserError, match=f"--swa-epochs 3 implies --{flag} {implied}, got --{flag} {given}: remove either"
+        UserError, match=f"--swa-epochs 3 implies --{flag} {implied}, got --{flag} {given}: remove one of them"
     ):
         parse_config(words, prog="x", description="")
     parse_config([f"--{flag}={implied}", "--swa-epochs", "3"], prog="x", description="")

@@ -1,4 +1,4 @@
-"""Networks from the Hugging Face Hub, here a local server: two files of bounded size, in a folder without links."""
+"""Test networks from the Hugging Face Hub, here a local server: two files of limited size, a folder without links."""
 
 import os
 import pathlib
@@ -26,7 +26,7 @@ NETWORK = "network.safetensors"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """The files of a repository: an export, a file of code that nobody asks for."""
+    """Return the files of a repository: an export, and a code file that must not be requested."""
     folder = tmp_path_factory.mktemp("made")
     options = export.ExportOptions(
         str(make_run(folder / "run")), format=("safetensors",), out=str(folder / "out"), images=1
@@ -83,10 +83,10 @@ def test_a_repository_without_a_card_is_enough(files, cache, hub_at):
         ("hf://someone/none", "cannot download hf://someone/none: .*404"),
         ("hf://someone/street@other", "cannot download hf://someone/street@other: .*404"),
         ("hf://someone/empty", "hf://someone/empty contains no network.safetensors"),
-        ("hf://someone", "is named hf://OWNER/NAME or hf://OWNER/NAME@REVISION, got hf://someone"),
-        ("hf://../../etc", "is named hf://OWNER/NAME"),
-        ("hf://a/b/c", "is named hf://OWNER/NAME"),
-        ("hf://a/b@../x", "is named hf://OWNER/NAME"),
+        ("hf://someone", "must be named hf://OWNER/NAME or hf://OWNER/NAME@REVISION, got hf://someone"),
+        ("hf://../../etc", "must be named hf://OWNER/NAME"),
+        ("hf://a/b/c", "must be named hf://OWNER/NAME"),
+        ("hf://a/b@../x", "must be named hf://OWNER/NAME"),
     ],
 )
 def test_what_is_no_repository_or_has_no_network_is_refused_in_one_line(files, cache, hub_at, source, message):
@@ -101,7 +101,7 @@ def test_a_file_that_is_too_large_is_not_downloaded(files, cache, hub_at):
     with serve({"someone/street": files}, sizes={NETWORK: 3_000_000_000}) as (url, requests):
         hub_at(url)
         with pytest.raises(
-            UserError, match="network.safetensors of hf://someone/street has 3000000000 bytes, above the limit of"
+            UserError, match="network.safetensors of hf://someone/street is 3000000000 bytes, over the limit of"
         ):
             hub.fetch_repository("hf://someone/street")
         assert not [request for request in requests if request.startswith("GET")] and not cache.exists()
@@ -123,7 +123,7 @@ def test_load_init_evaluate_and_the_command_predict_take_the_name_of_a_repositor
         config = Config(data="synthetic", depth=1, width=1 / 16, init="hf://someone/street")
         trained = read_initial(config, choose_devices("1"))
         assert trained.source == "hf://someone/street" and trained.classes == network.class_names
-        with pytest.raises(UserError, match="names no dataset: add --data"):
+        with pytest.raises(UserError, match="does not name a dataset: add --data"):
             evaluate.evaluate(evaluate.EvaluateOptions("hf://someone/street"))
         command = [sys.executable, "-m", "segnet_jax.predict", "hf://someone/street", "street.png"]
         environment = os.environ | {"HF_ENDPOINT": url, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,4 +1,4 @@
-"""Compare our readers with the formats' own libraries without our checks."""
+"""Compare our readers with the formats' libraries, without our checks."""
 
 import io
 import json
@@ -21,7 +21,7 @@ FLOATS = ("f2", "f4", "f8")
 
 
 def test_hdf5_arrays_are_those_that_h5py_wrote(tmp_path):
-    """Check nested groups, hundreds of names in one group, attributes, every dtype and rank."""
+    """Check nested groups, hundreds of names in one group, attributes, and every dtype and rank."""
     random, expected = np.random.default_rng(0), {}
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file.attrs["layer_names"] = [b"layer" * 20] * 50
@@ -89,7 +89,10 @@ def test_an_hdf5_file_that_hangs_the_library_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5, "_SECONDS", 0.001)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["a"] = np.ones(3)
-    with open(tmp_path / "a.h5", "rb") as file, pytest.raises(ValueError, match="needs more than 0.001 seconds"):
+    with (
+        open(tmp_path / "a.h5", "rb") as file,
+        pytest.raises(ValueError, match="did not finish reading it within 0.001 s"),
+    ):
         read_arrays(file)
 
 

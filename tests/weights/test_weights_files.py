@@ -24,7 +24,7 @@ def torch_save(path, state, **how):
     torch.save({name: torch.from_numpy(np.array(array)) for name, array in state.items()}, path, **how)
 
 
-FORMS = {  # name -> file name, the preprocessing that belongs to it, writer
+FORMS = {  # name -> file name, its preprocessing, writer
     "keras": ("w.h5", CAFFE, files.write_keras),
     "keras-3": ("w.weights.h5", CAFFE, files.write_keras3),
     "keras-3-archive": ("w.keras", CAFFE, files.write_keras3_archive),

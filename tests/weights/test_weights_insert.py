@@ -122,7 +122,7 @@ def test_another_width_and_another_encoder_are_refused(small):
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 7])
 def test_the_first_kernel_is_adapted_to_other_channels(channels, small):
-    """Compare with sums in numpy; three times a channel, or a gray image, gives what it gives as RGB."""
+    """Compare with sums in numpy; three equal channels, or a gray image, give the same result as RGB."""
     vgg = as_vgg(small)
     rgb = small["conv1_1"][0]
     kernel = adapt_channels(vgg, channels).convs["conv1_1"].kernel

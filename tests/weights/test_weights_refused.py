@@ -125,7 +125,7 @@ def test_a_negative_variance_is_refused(small, tmp_path):
         (b"PK\x03\x04" + bytes(100), "zip"),
         (struct.pack("<Q", 50) + b"{" + b"x" * 60, ""),
         (b"\n\xff\xff\xff\xff\x0f", "cut off"),
-        (b"\n\x01a\x13", "unknown type 3"),
+        (b"\n\x01a\x13", "unknown wire type 3"),
         (b"\n\x01a\x08" + b"\xff" * 11, "more than ten bytes"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_missing_file_a_folder_and_another_zip_are_distinguished(tmp_path):
     assert "is not a file" in complaint(tmp_path)
     with zipfile.ZipFile(tmp_path / "w.zip", "w") as archive:
         archive.writestr("a.txt", "a")
-    assert "not one of torch, Keras or numpy" in complaint(tmp_path / "w.zip")
+    assert "not written by torch, Keras or numpy" in complaint(tmp_path / "w.zip")
 
 
 def every_form(small, folder):
@@ -263,7 +263,7 @@ def test_steps_and_names_that_no_weight_file_needs_are_refused(content, tmp_path
         b"\x80\x02(X\xff\xff\xff\x7fabc.",  # a string of two thousand million letters
         b"\x80\x02" + b"(" * 50_000 + b"t" * 50_000 + b".",  # deeply nested
         b"\x80\x02}(" + b")" + b"\x85" * 100_000 + b"K\x01u.",  # deeply nested, as a key
-        b"\x80\x02}X\x00\x00\x20\x00" + b"a" * (2 << 20) + b"0.",  # larger than a VGG's by far
+        b"\x80\x02}X\x00\x00\x20\x00" + b"a" * (2 << 20) + b"0.",  # much larger than a VGG's
     ],
 )
 def test_a_pickle_that_is_not_a_dict_of_tensors_is_refused(content, tmp_path):
@@ -313,7 +313,7 @@ def test_storages_of_a_wrong_length_are_refused(small, tmp_path):
                 archive.writestr(name, content if name == "archive/data/0" else data)
         assert "archive/data/0 is missing or does not have" in complaint(path)
     files.write_torch_legacy(path, state)
-    path.write_bytes(path.read_bytes() + b"more")  # behind the last storage: not read, not harmful
+    path.write_bytes(path.read_bytes() + b"more")  # after the last storage: not read, not harmful
     read_vgg(path, "vgg16")
 
 
@@ -340,7 +340,7 @@ def test_a_zip_bomb_costs_no_memory(tmp_path):
     try:
         complaint(path)
         complaint(tmp_path / "long")
-        assert "weights are floating-point numbers" in complaint(tmp_path / "wide")
+        assert "weights must be floating-point numbers" in complaint(tmp_path / "wide")
         assert tracemalloc.get_traced_memory()[1] < 20e6
     finally:
         tracemalloc.stop()

@@ -1,1 +1,1 @@
-"""Steps lowered for other platforms, and one checkpoint measured on several machines."""
+"""Portability: lower steps for other platforms, and measure a checkpoint on several machines."""

@@ -1,4 +1,4 @@
-"""Flags of the subcommands that take a training config and a few flags of their own."""
+"""Flags of the subcommands that accept a training config and additional flags."""
 
 import argparse
 import pathlib
@@ -21,7 +21,7 @@ LOWER_FLAGS = (
 
 
 def own_flags() -> argparse.ArgumentParser:
-    """Return a parser of a subcommand's own flags, which already has --run."""
+    """Return a parser for a subcommand's additional flags, which already has --run."""
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     own.add_argument("--run", default="")
     return own
@@ -30,24 +30,19 @@ def own_flags() -> argparse.ArgumentParser:
 def parse_with_config(
     own: argparse.ArgumentParser, args: Sequence[str], *, prog: str, description: str, flags: Sequence[Flag]
 ) -> tuple[argparse.Namespace, Config]:
-    """Parse a subcommand's own flags, and all others as those of a config: the run's with --run, else the default.
+    """Parse a subcommand's additional flags with `own`; the others override the config of `--run`, or the defaults.
 
-    Args:
-      own: parser of the subcommand's own flags.
-      args: the arguments.
-      prog: module of the command, for messages.
-      description: description of the command, for `--help`.
-      flags: the subcommand's own flags, for `--help`.
+    `prog` is for messages; `description` and `flags`, the additional flags, are for `--help`.
 
     Raises:
-      UserError: If a flag is wrong, or the run cannot be read.
+      UserError: If a flag is invalid, or the run cannot be read.
     """
     try:
         given, others = own.parse_known_args(args)
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
     if given.run:
-        read_run(given.run)  # for its error messages
+        read_run(given.run)  # raises the errors of a damaged run
         others = ["--config", str(pathlib.Path(given.run) / CONFIG_FILE), *others]
     config = parse_config(others, prog=prog, description=description, own=flags)
     import_given(others)

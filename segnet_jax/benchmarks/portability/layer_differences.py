@@ -1,4 +1,4 @@
-"""Outputs of a network's convolutions and poolings, and their differences from a reference."""
+"""Intermediate results of a network, and their differences from a reference."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _POOLING = "pooling "
 
 
 def intermediates(model: NetworkContract, variables: dict[str, Any], image: jax.Array) -> dict[str, jax.Array]:
-    """Return a network's intermediate results by name; a pure function, to be jitted.
+    """Return a network's intermediate results by name; a pure function for `jax.jit`.
 
     Args:
       model: the network, folded or not.
@@ -34,7 +34,7 @@ def intermediates(model: NetworkContract, variables: dict[str, Any], image: jax.
 
 @dataclass(frozen=True)
 class Difference:
-    """Difference of arrays from a reference; the sum of two is the difference over all their arrays.
+    """Difference of arrays from a reference; adding two instances combines their arrays.
 
     Attributes:
       squares: sum of the squared differences.
@@ -70,18 +70,18 @@ class Difference:
 
     @property
     def relative(self) -> dict[str, float]:
-        """Return "rms", relative to the reference's, and "largest", relative to its largest absolute value."""
+        """The difference's "rms" and "largest" absolute value, relative to those of the reference."""
         rms = math.sqrt(self.squares / self.reference_squares) if self.reference_squares else math.nan
         return {"rms": rms, "largest": self.largest / self.reference_largest if self.reference_largest else math.nan}
 
 
 def differences(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, Difference]:
-    """Return the differences of the convolutions' outputs and the logits, in the order of `found`."""
+    """Return the differences of convolution outputs and logits, in the order of `found`."""
     names = [name for name in found if not name.startswith(_POOLING)]
     return {name: Difference.of(found[name], reference[name]) for name in names}
 
 
 def count_other_maxima(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return for each pooling int [2]: the windows whose maximum is at another pixel, and all windows."""
+    """Count, for each pooling, the windows whose maximum is at another pixel, and all windows; int [2]."""
     names = [name for name in found if name.startswith(_POOLING)]
     return {name: np.array([(found[name] != reference[name]).sum(), found[name].size]) for name in names}

@@ -1,4 +1,4 @@
-"""Lower steps for platforms that need not be present."""
+"""Lower steps for platforms that may be absent on this machine."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -25,11 +25,11 @@ def lower_mapped(
 ) -> export.Exported:
     """Lower a step mapped over devices, as in training, without needing the devices.
 
-    Uses the `shard_map` of `--mapping shard_map` over an abstract mesh, because `jax.export` does not take `pmap`; the
-    results are bit-identical. Collectives stay in the program, also for a single device.
+    Uses `shard_map` over an abstract mesh, as `--mapping shard_map` does, because `jax.export` does not support `pmap`;
+    the results are bit-identical. The program contains collectives even for a single device.
 
     Args:
-      step: the step as one device sees it.
+      step: the step of one device.
       arguments: trees of arrays or shapes; the leading axis of split arguments is the device axis.
       split: for each argument, whether it is split over the devices or replicated.
       outputs_split: the same for the outputs.
@@ -46,7 +46,7 @@ def lower_mapped(
 
 
 def lower(function: Callable, arguments: Sequence[Any], platform: str) -> export.Exported:
-    """Lower a pure function for a platform, which need not be present."""
+    """Lower a pure function for a platform, which may be absent."""
     return export.export(jax.jit(function), platforms=[platform])(*arguments)
 
 
@@ -55,12 +55,7 @@ def _placed(tree, sharding):
 
 
 def with_named_state(step: Callable[..., tuple], state: TrainState) -> Callable[..., tuple]:
-    """Return a step whose states are dicts, as returned by `named_leaves`.
-
-    Args:
-      step: function of a state and further arguments that returns the next state and metrics.
-      state: an example of the state.
-    """
+    """Return a step whose states are dicts from `named_leaves` instead of pytrees like `state`."""
     names, structure = list(named_leaves(state)), jax.tree.structure(state)
 
     def named(arrays, *rest):

@@ -1,4 +1,4 @@
-"""Measurements of `portability measure` on this machine, one precision at a time."""
+"""The measurements of `portability measure` on this machine, one precision at a time."""
 
 import hashlib
 import logging
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 class MeasurementSettings(Protocol):
-    """Fields of `portability.MeasureOptions` that the measurements read."""
+    """The fields of `portability.MeasureOptions` that the measurements use."""
 
     run: str
     data: str
@@ -63,13 +63,13 @@ class Machine:
     """This machine, with the run to measure and its data.
 
     Attributes:
-      settings: what to measure.
-      config: config of the run, with the overrides of this measurement.
+      settings: settings of the measurement.
+      config: config of the run, with these settings applied.
       devices: devices to train on.
       samples: training samples.
       eval_samples: samples to score.
-      split: name of the split of `eval_samples`.
-      data: fingerprints of both splits.
+      split: split of `eval_samples`.
+      data: fingerprint of each of the two splits.
     """
 
     settings: MeasurementSettings
@@ -95,16 +95,16 @@ class Machine:
             fake_devices=0,
             batch_size_per_device=settings.batch_size_per_device,
             grad_accum_steps=1,
-            precision="float32",  # only to start the devices; `measure` sets each precision
+            precision="float32",  # only for starting the devices; `measure` gets a precision
             steps_per_dispatch=1,
             input="auto",
             **({"data": settings.data} if settings.data else {}),
         )
-        # Compilation is timed. Set before the first program is compiled: JAX reads the option once.
+        # Compilation is timed. JAX reads this option when it compiles the first program.
         jax.config.update("jax_enable_compilation_cache", False)
         devices, _ = start_devices(config)
         check_memory(config, devices, flags=type(settings))
-        restore(settings.run, config, settings.checkpoint, choose_devices("1"), "float32")  # for its errors
+        restore(settings.run, config, settings.checkpoint, choose_devices("1"), "float32")  # raises errors early
         dataset = open_data(config)
         split = validation_split(dataset)
         samples = [decode(dataset.splits[name], config, "reading images") for name in ("train", split)]
@@ -117,7 +117,7 @@ class Machine:
         return export.default_export_platform()
 
     def describe_network(self) -> dict[str, Any]:
-        """Return what identifies the network and data; machines are comparable if it is equal."""
+        """Return values that identify the network and the data; machines are comparable if the values are equal."""
         restored = self._restored("float32")
         digest = hashlib.sha256()
         for name, array in sorted(reference.by_path(restored.variables).items()):
@@ -126,7 +126,7 @@ class Machine:
         return network | {"step": restored.meta["step"], "weights": digest.hexdigest(), "data": self.data}
 
     def measure(self, precision: str) -> dict[str, Any]:
-        """Return all measurements in one precision, or {"fails": message} if the machine does not support it."""
+        """Return all measurements in one precision; {"fails": message} after an error, which float32 raises instead."""
         logger.info(f"measuring {precision}")
         try:
             check_device(self.devices.local[0], precision)
@@ -156,7 +156,7 @@ class Machine:
 
     @cached_property
     def _batches(self) -> list[tf_data.Batch]:
-        """Batches of the training steps, the first ones of the run's sampler."""
+        """Batches of the training steps: the first batches of the run's sampler."""
         shard = device_shard(self.devices, self.config.batch_size_per_device)
         images_per_step = shard.num_devices * shard.batch_size_per_device
         sampler = Sampler.from_config(self.config, len(self.samples), images_per_step)
@@ -170,7 +170,7 @@ class Machine:
         def results(variables, images):
             image = normalize(images, network.preprocessing, network.model.dtype)
             found = intermediates(network.model, variables, image)
-            names[:] = found  # set while tracing, because jit sorts the keys of a returned dict
+            names[:] = found  # while tracing, because jit sorts the keys of a returned dict
             return list(found.values())
 
         names: list[str] = []
@@ -208,7 +208,7 @@ class Machine:
         indices, batch = evenly_spaced(num_images, len(self.eval_samples)), self.config.batch_size_per_device
         confusion = 0
         for start in range(0, len(indices), batch):
-            # The last batch is padded with its last image, so that one program serves all batches.
+            # The last batch is padded with its last image, so that all batches use one compiled program.
             chosen = [indices[min(i, len(indices) - 1)] for i in range(start, start + batch)]
             images, labels = zip(*map(self.eval_samples.read, chosen), strict=True)
             part = slice(len(indices) - start)
@@ -294,18 +294,18 @@ class Machine:
 
 
 def new_peak_mb(before: int | None, after: int | None) -> float | None:
-    """Return the peak memory of one part of a process in MB, or None if it is unknown.
+    """Return a measurement's peak device memory in MB, or None if it is unknown.
 
-    Devices report the peak since the process started, which belongs to this part only if it has risen.
+    A device reports the peak since the process started, so the measurement's peak is known only if it is higher.
 
     Args:
-      before: the device's peak when the part started, in bytes; None if the device reports none.
-      after: the same when the part ended.
+      before: the device's peak before the measurement, in bytes; None if the device reports none.
+      after: the device's peak after the measurement.
     """
     return after / 1e6 if after and after > (before or 0) else None
 
 
 def _compiled(program: Any, seconds: float) -> dict[str, float | None]:
-    """Return the compile time, and the program's memory without its arguments, as the compiler reports it."""
+    """Return the compile time, and the compiler's estimate of the program's temporary memory."""
     memory = program.memory_analysis()
     return {"compile_seconds": seconds, "program_memory_mb": memory and memory.temp_size_in_bytes / 1e6}

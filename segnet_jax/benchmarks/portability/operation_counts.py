@@ -6,7 +6,7 @@ from collections import Counter
 _OPERATION = re.compile(r'^\s*(?:%\S+(?:, %\S+)* = )?"?((?:[a-z_]+\.)+\w+)"?(?= |\(|<)(.*)$', re.MULTILINE)
 _WITHIN = re.compile(r"\bapplies ((?:[a-z_]+\.)+\w+)")  # the short form of a reduction
 _NAME = re.compile(r"@(\w+)")
-_FRAME = ("func", "builtin", "sdy")  # dialects of functions and modules, which are not counted
+_FRAME = ("func", "builtin", "sdy")  # dialects of functions and modules; not counted
 _END = "stablehlo.return"  # of a region
 _PREFIX = "stablehlo."
 
@@ -18,8 +18,8 @@ def count_operations(module: str) -> dict[str, int]:
       module: text in MLIR's pretty form.
 
     Returns:
-      Kind -> count, sorted by kind; without the prefix "stablehlo.". The kind of a custom call includes its target,
-      which is what a platform may lack.
+      Kind, without the prefix "stablehlo.", -> count, sorted by kind. The kind of a custom call includes its target,
+      which a platform may not support.
     """
     counts = Counter()
     for kind, rest in _OPERATION.findall(module):

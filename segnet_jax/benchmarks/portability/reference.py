@@ -1,7 +1,6 @@
-"""Reference of `portability measure`: the network and its next training steps in float64 on the CPU.
+"""Reference of `portability measure`: inference and the next training steps in float64 on the CPU.
 
-It runs in a separate process, because JAX enables float64 per process: `python -m
-segnet_jax.benchmarks.portability.reference FOLDER`, with the files that `compute` writes into the folder.
+JAX enables float64 per process, so `compute` starts `python -m segnet_jax.benchmarks.portability.reference FOLDER`.
 """
 
 import dataclasses
@@ -48,7 +47,7 @@ def compute(
       batches: batches of the next training steps, each [L,A,B,...].
 
     Raises:
-      UserError: If the process failed.
+      UserError: If the process fails.
     """
     (folder / files.CONFIG_FILE).write_text(config.to_toml())
     np.save(folder / _IMAGES, images)
@@ -80,7 +79,7 @@ def trained_of(folder: pathlib.Path) -> tuple[dict[str, np.ndarray], np.ndarray]
 
 
 def main() -> None:
-    """Compute the reference in this process."""
+    """Compute the reference in this process, from the files of `compute` in a folder."""
     (folder,) = map(pathlib.Path, sys.argv[1:])
     request = json.loads((folder / _REQUEST).read_text())
     config = files.read_run(folder)
@@ -96,7 +95,7 @@ def main() -> None:
         np.savez(folder / f"{number}.npz", **jax.device_get(compute(folded, normal)))
     with np.load(folder / _BATCHES) as arrays:
         batches = [{name: arrays[f"{i} {name}"] for name in ("image", "label")} for i in range(request["num_batches"])]
-    # One device takes the whole batch; with synchronized BatchNorm that is the same step.
+    # One device processes the whole batch, which is equivalent with synchronized BatchNorm.
     merged = [{name: each.reshape(1, 1, -1, *each.shape[3:]) for name, each in batch.items()} for batch in batches]
     step, state = training(config, model, variables, restored, "float32", device)
     state, losses = take_steps(step, state, merged, device)
@@ -111,18 +110,12 @@ def training(
     precision: str,
     devices: Devices,
 ) -> tuple[AheadOfTime, TrainState]:
-    """Return the training step with host input, and a state with fresh optimizer state.
+    """Return the training step with host input, and a state with a new optimizer state.
 
-    Args:
-      config: config of the run.
-      model: network to train.
-      variables: initial variables.
-      restored: checkpoint to take class weights and preprocessing from.
-      precision: dtype of activations, which decides on loss scaling.
-      devices: devices to train on.
+    Class weights and preprocessing are those of `restored`; `precision` determines loss scaling.
     """
     settings = build.step_settings(
-        dataclasses.replace(config, half_gradients=False),  # a reference is not rounded to 16 bits
+        dataclasses.replace(config, half_gradients=False),  # no rounding to 16 bits
         model,
         checkpoint_folders.class_weights_of(restored.meta),
         checkpoint_folders.preprocessing_of(restored.meta),
@@ -144,12 +137,12 @@ def take_steps(
 
 
 def on_devices(batch: Batch, devices: Devices) -> dict[str, jax.Array]:
-    """Return a batch [L,A,B,...] on the devices, as input of a single step."""
+    """Place a batch [L,A,B,...] on the devices, as input of a single step."""
     return jax.device_put({name: each[:, None] for name, each in batch.items()}, devices.split)
 
 
 def by_path(params: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Return parameters in float64 by path, such as "conv1_1/kernel"."""
+    """Return parameters as float64 arrays by path, such as "conv1_1/kernel"."""
     paths = jax.tree_util.tree_leaves_with_path(params)
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf).astype(np.float64)

@@ -8,10 +8,10 @@ from segnet_jax.system.files import read_own_json
 
 
 def read_written(path: pathlib.Path) -> dict[str, Any]:
-    """Read a JSON file of `measure` or `compile`.
+    """Read a JSON file that `portability measure` or `portability compile` wrote.
 
     Raises:
-      UserError: If the file cannot be read or was written by neither.
+      UserError: If the file cannot be read, or was written by something else.
     """
     try:
         data = read_own_json(path)

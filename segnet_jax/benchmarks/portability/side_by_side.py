@@ -41,8 +41,8 @@ class MachineComparison:
     Attributes:
       columns: (machine, precision) pairs.
       warnings: reasons why the machines may not be comparable.
-      sections: (title, rows); a row is a name and one value per column, None if it was not measured.
-      title: of the Markdown page.
+      sections: (title, rows) pairs; a row is a name and one value per column, None if not measured.
+      title: title of the Markdown page.
     """
 
     columns: list[tuple[str, str]]
@@ -52,7 +52,7 @@ class MachineComparison:
 
 
 def compare_machines(machines: Sequence[dict[str, Any]]) -> MachineComparison:
-    """Return the table of what `portability measure` wrote on each machine, with one column per precision."""
+    """Return a table of the results of `portability measure`, with one column per machine and precision."""
     names = names_of([str(one.get("name") or one.get("device")) for one in machines])
     columns = [(name, precision) for name, one in zip(names, machines, strict=True) for precision in one["precisions"]]
     of_columns = [one for one in machines for _ in one["precisions"]]
@@ -106,7 +106,7 @@ def compare_machines(machines: Sequence[dict[str, Any]]) -> MachineComparison:
 
 
 def print_comparison(comparison: MachineComparison, file: TextIO | None = None) -> None:
-    """Print the table to a file, by default standard output, without the layers' largest differences."""
+    """Print the table, by default to standard output, without the largest differences of layers."""
     console = Console(file=file or sys.stdout, highlight=False)
     for warning in comparison.warnings:
         console.print(cell(f"warning: {warning}", "bold"))
@@ -124,11 +124,11 @@ def print_comparison(comparison: MachineComparison, file: TextIO | None = None) 
 
 
 MARK = "<!-- written by segnet_jax.portability report -->"
-"""First line of the Markdown page, by which a later command knows that it may replace the file."""
+"""First line of the Markdown page; later commands may replace a file with this line."""
 
 
 def is_page(head: bytes) -> bool:
-    """Return whether a file that begins with `head` is such a page."""
+    """Return whether a file that begins with `head` is a page of `as_markdown`."""
     return head.startswith(MARK.encode())
 
 
@@ -153,7 +153,7 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def names_of(names: Sequence[str]) -> list[str]:
-    """Return the names of columns, with a number appended if they are not unique."""
+    """Return the names of columns, with numbers appended to names that are not unique."""
     return [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, start=1)]
 
 
@@ -162,14 +162,14 @@ def _warnings(machines: Sequence[dict[str, Any]]) -> list[str]:
     warnings = []
     for name, path in {"weights": ("weights",), "images": ("data",), "image sizes": ("image_size",)}.items():
         if len({repr(_at(one, ("subject", *path))) for one in machines}) > 1:
-            warnings.append(f"the {name} differ between machines; their measurements are not comparable")
+            warnings.append(f"the {name} differ between machines, so the measurements are not comparable")
     if len({repr(one.get("settings")) for one in machines}) > 1:
-        warnings.append("batch size, number of images or number of rounds differ between machines")
+        warnings.append("the batch size, number of images or number of rounds differs between machines")
     return warnings
 
 
 def _operations(parts: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[tuple[str, list[Any]]]]]:
-    """Yield the rows of each step: its total, and the operations whose counts differ between columns."""
+    """Yield the rows of each step: the total, and the operations whose counts differ between columns."""
     for step in dict.fromkeys(step for part in parts for step in part.get("operations", {})):
         counts = [_at(part, ("operations", step)) for part in parts]
         kinds = sorted({kind for count in counts if count for kind in count})
@@ -183,7 +183,7 @@ def _fraction_text(counts: dict[str, int] | None) -> str | None:
 
 
 def _at(value: Any, path: Sequence[Any]) -> Any:
-    """Return the value at a path of keys and indices, or None if there is none."""
+    """Return the value at a path of keys and indices, or None if it does not exist."""
     for key in path:
         try:
             value = value[key]

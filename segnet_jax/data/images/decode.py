@@ -1,4 +1,4 @@
-"""Strict decoding of image files; the header is checked before the pixels are decoded."""
+"""Strict decoding of image files, after their headers are checked."""
 
 import struct
 import zlib
@@ -26,13 +26,13 @@ from segnet_jax.data.images.pixels import decode_png16, read_tiff
 from segnet_jax.system import budget
 from segnet_jax.system.errors import UserError
 
-_BYTES_A_PIXEL = 10  # Pillow's image and the array made of it
-_BYTES_A_PIXEL_WEBP = 18  # and two canvases of the decoder
+_DECODING_BYTES = 10  # per pixel: Pillow's image and the array made from it
+_DECODING_BYTES_WEBP = 18  # and two canvases of the decoder
 
 
 def decode_picture(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.Image, int]:
     """Decode a file; return the image and the EXIF orientation still to be applied (1 if none)."""
-    each = _BYTES_A_PIXEL_WEBP if header.format == "WEBP" else _BYTES_A_PIXEL
+    each = _DECODING_BYTES_WEBP if header.format == "WEBP" else _DECODING_BYTES
     budget.pictures.announce(each * header.width * header.height)
     if header.format not in ("PNG", "JPEG"):
         return decode_other(open_other(data, header.format, name), header.format, name), 1
@@ -44,7 +44,7 @@ def decode_picture(data: bytes, header: Header, name: str, exif: Exif) -> tuple[
         raise UserError(f"{name} is {state}: {error}", kind=kind, file=name, fix=AGAIN) from None
     turned = 1 if exif == "ignore" else orientation(data)
     if turned != 1 and exif in ("refuse", "by-label"):
-        # Not a fix to paste: the choice depends on the other file of the pair.
+        # Not a bare flag, because the choice depends on the other file of the pair.
         fix = "pass --exif apply, or --exif ignore if the label matches the stored pixels"
         raise rotation_error(name, turned, fix)
     return image, turned
@@ -66,25 +66,23 @@ def read_image(
     max_pixels: int = MAX_PIXELS,
     pixels: Pixels = RGB,
 ) -> np.ndarray:
-    """Decode an image to RGB; gray is repeated over three channels, palettes are resolved.
-
-    With other `pixels`, nothing is converted: the file must store them, and its values are returned.
+    """Decode an image to RGB, or to its stored values if `pixels` is another format.
 
     Args:
       source: path or bytes of the file.
       name: display name for error messages.
       exif: how an EXIF rotation is treated.
-      image_range: values of black and white in 16-bit images; never taken from the image, as equal values would then
-        differ in brightness between images.
+      image_range: values of black and white in 16-bit images; not taken from the image, so that equal values have equal
+        brightness in all images.
       max_pixels: size limit.
-      pixels: format of the pixels to return.
+      pixels: format of the result; except for RGB, the file must have this format.
 
     Returns:
       uint8 [H,W,3], RGB; or [H,W,channels] in the dtype of `pixels`.
 
     Raises:
-      UserError: If `inspect` raises it, or the image is CMYK, 16-bit without a range, transparent, has a refused EXIF
-        rotation, or does not store the given pixels.
+      UserError: If `inspect` raises it, or the image is CMYK, 16-bit without a range, or transparent, has a refused
+        EXIF rotation, or has another pixel format.
     """
     limit = max(BYTES_PER_PIXEL, 2 * pixels.num_bytes) * max_pixels
     data = source if isinstance(source, bytes) else read_bytes(source, name, limit)
@@ -103,13 +101,13 @@ def read_image(
 
 
 def _as_stored(data: bytes, header: Header, name: str, exif: Exif, pixels: Pixels) -> np.ndarray:
-    """Decode an image that `check_image_header` accepts to the values that it stores, [H,W,C]."""
+    """Decode an image that `check_image_header` accepts to its stored values, [H,W,C]."""
     if stored_tiff(data):
         budget.pictures.announce(2 * pixels.num_bytes * header.width * header.height)
         try:
             return read_tiff(data, pixels)
         except (ValueError, zlib.error) as error:
-            if pixels.channels == 1:  # Pillow knows more compressions, but not more channels
+            if pixels.channels == 1:  # Pillow supports more compressions, but not more channels
                 return np.asarray(decode_picture(data, header, name, exif)[0])[..., None].astype(pixels.dtype)
             message = f"{name} cannot be read as {pixels}: {error}"
             raise UserError(message, kind="broken-data", file=name, fix="save it as an uncompressed TIFF") from None
@@ -147,7 +145,7 @@ def refuse_transparency(alpha: np.ndarray, which: str, name: str) -> None:
     """Check that an image is opaque.
 
     Raises:
-      UserError: If some alpha is below 255.
+      UserError: If any alpha is below 255.
     """
     if (alpha < 255).any():
         message = f"{which} {name} has {int((alpha < 255).sum())} transparent pixels"

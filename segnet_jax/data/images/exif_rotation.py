@@ -9,7 +9,7 @@ from segnet_jax.data.images.picture_header import inspect, read_bytes
 from segnet_jax.system.errors import UserError
 
 _SAME_SHAPE = 0.03
-"""Relative difference up to which two aspect ratios are equal."""
+"""Relative difference up to which two aspect ratios count as equal."""
 
 Size = tuple[int, int]
 """Width and height."""
@@ -42,7 +42,7 @@ def exif_for_pair(image: Path, label: Path, exif: Exif) -> Exif:
     """Resolve "by-label" for the image of a pair; return other values of `exif` unchanged.
 
     Raises:
-      UserError: If the sizes cannot decide, or a file cannot be read.
+      UserError: If the sizes do not decide, or a file cannot be read.
     """
     if exif != "by-label":
         return exif
@@ -58,7 +58,7 @@ def exif_for_pair(image: Path, label: Path, exif: Exif) -> Exif:
 
 
 def check_exif_stated(path: Path, name: str, exif: Exif) -> None:
-    """Check that an image has no EXIF rotation if none of the options handles it.
+    """Check that an image has no EXIF rotation if `exif` is "refuse".
 
     Raises:
       UserError: If it has one.

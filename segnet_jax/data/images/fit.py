@@ -8,7 +8,7 @@ from PIL import Image
 from segnet_jax.constants import VOID
 
 Fit = Literal["stretch", "letterbox", "crop"]
-"""How images of another shape are resized: distorted, padded with bars, or with the edges cut off."""
+"""How images of another aspect ratio are resized: distorted, padded, or cropped."""
 
 _MAX_ENLARGED = 50_000_000  # pixels
 
@@ -19,8 +19,8 @@ def scaled_size(size: tuple[int, int], target: tuple[int, int], fit: Fit) -> tup
     Args:
       size: height and width of the image.
       target: target height and width.
-      fit: "stretch" gives the target itself; "letterbox" the largest size of the image's shape inside it, "crop" the
-        smallest around it.
+      fit: "stretch" gives the target; "letterbox" the largest size of the image's aspect ratio inside it, and "crop"
+        the smallest around it.
     """
     if fit == "stretch":
         return target
@@ -34,16 +34,15 @@ def scaled_size(size: tuple[int, int], target: tuple[int, int], fit: Fit) -> tup
 def fit_sample(
     image: np.ndarray, label: np.ndarray, target: tuple[int, int], fit: Fit
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Resize a sample to a size.
+    """Resize a sample to a target height and width.
+
+    Cropping and padding are centered; the padding is black and VOID.
 
     Args:
       image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W].
       target: target height and width.
-      fit: resizing mode; cropping and bars are centered, and bars are black and VOID.
-
-    Returns:
-      image [*target,C] and label uint8 [*target].
+      fit: resizing mode.
     """
     image, label = (_trimmed(each, target, fit) for each in (image, label))
     image, label = resize(image, label, *scaled_size(label.shape, target, fit))
@@ -51,10 +50,7 @@ def fit_sample(
 
 
 def _trimmed(array: np.ndarray, target: tuple[int, int], fit: Fit) -> np.ndarray:
-    """Cut the middle out of an extremely long image that "crop" would first enlarge to millions of pixels.
-
-    Other images are returned unchanged, pixel by pixel.
-    """
+    """Crop an extremely long image that "crop" would first enlarge to millions of pixels; return others unchanged."""
     scaled = scaled_size(array.shape[:2], target, fit)
     if scaled[0] * scaled[1] <= max(_MAX_ENLARGED, 4 * array.shape[0] * array.shape[1]):
         return array
@@ -70,16 +66,7 @@ def fit_label(label: np.ndarray, target: tuple[int, int], fit: Fit) -> np.ndarra
 
 
 def centered(array: np.ndarray, target: tuple[int, int], bars: int) -> np.ndarray:
-    """Center an image or a label in another height and width.
-
-    Args:
-      array: [H,W,...].
-      target: target height and width.
-      bars: fill value.
-
-    Returns:
-      [*target,...] in the array's dtype; the array itself if it has that size.
-    """
+    """Center [H,W,...] in a target height and width, padding with `bars` and cropping; return it unchanged if equal."""
     if array.shape[:2] == target:
         return array
     fitted = np.full((*target, *array.shape[2:]), bars, array.dtype)
@@ -97,17 +84,7 @@ def overlap(size: int, target: int) -> tuple[slice, slice]:
 
 
 def resize(image: np.ndarray, label: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Resize a sample: the image with antialiased bilinear sampling, the label with nearest-center sampling.
-
-    Args:
-      image: uint8 or uint16 [H,W,C].
-      label: uint8 [H,W].
-      height: new height.
-      width: new width.
-
-    Returns:
-      image [height,width,C] and label uint8 [height,width]; the arrays themselves if they have that size.
-    """
+    """Resize a sample: the image with antialiased bilinear sampling, the label with nearest-center sampling."""
     if label.shape == (height, width):
         return image, label
     return resize_image(image, height, width), resize_label(label, height, width)
@@ -119,7 +96,7 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
         return image
     if image.dtype == np.uint8 and image.shape[2] == 3:
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
-    # By channel: Pillow has no 16-bit images of several channels, and multiplies the others by the fourth one.
+    # Per channel: Pillow has no 16-bit images of several channels, and multiplies others by the fourth channel.
     kind = np.uint8 if image.dtype == np.uint8 else np.float32
     channels = [Image.fromarray(channel.astype(kind)) for channel in np.moveaxis(image, -1, 0)]
     resized = [each.resize((width, height), Image.Resampling.BILINEAR) for each in channels]

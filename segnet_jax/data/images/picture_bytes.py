@@ -1,7 +1,7 @@
 """Parse image containers, so that only the parts that determine the pixels reach the decoder.
 
-Animations, thumbnails, color profiles, comments and compressed texts change no pixel here, but make decoders warn, fail
-in many ways, or unpack a bomb.
+Animations, thumbnails, color profiles, comments and compressed texts do not affect the pixels, but may make decoders
+warn, fail in many ways, or unpack a decompression bomb.
 """
 
 import struct
@@ -14,11 +14,11 @@ _JPEG_SCAN, _JPEG_END, _JPEG_EXIF = 0xDA, 0xD9, 0xE1
 _JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # frame headers of all codings
 _JPEG_COMMENTS = {*range(0xE0, 0xF0), 0xFE} - {0xE0, 0xEE}  # JFIF's and Adobe's define the color space
 _ORIENTATION = 0x0112  # tag in EXIF
-_MAX_CHUNKS = 100_000  # libpng writes pixels in chunks of 8 kB: 50 million pixels of four bytes are 25,000
+_MAX_CHUNKS = 100_000  # libpng writes pixels in chunks of 8 kB: 50 million pixels of four bytes are 25,000 chunks
 _CHUNK_BYTES = 4096  # a larger file may have more chunks, of this mean size
 _MAX_SEGMENTS = 10_000
 MAX_SCANS = 64
-"""Limit for a progressive JPEG: encoders write about 10; each is a pass over all pixels, however few bytes it has."""
+"""Limit for a progressive JPEG: encoders write about 10 scans, and even an empty scan is a pass over all pixels."""
 
 
 class Frame(NamedTuple):
@@ -62,7 +62,7 @@ def jpeg_frame(data: bytes) -> Frame:
     """Return the frame header of a JPEG.
 
     Raises:
-      ValueError: If there is not exactly one, or the file is damaged before its pixels.
+      ValueError: If there is not exactly one frame header, or the file is damaged before its pixels.
     """
     frames = [segment for segment in _jpeg_segments(data) if segment.marker in _JPEG_FRAMES]
     if len(frames) != 1 or frames[0].stop - frames[0].start < 10:
@@ -72,16 +72,12 @@ def jpeg_frame(data: bytes) -> Frame:
 
 
 def jpeg_scans(data: bytes) -> int:
-    """Return an upper bound on the number of scans in a JPEG; in coded pixels, only 0 follows 0xFF."""
+    """Return an upper bound on the number of scans in a JPEG: how often the marker occurs in its bytes."""
     return data.count(bytes([0xFF, _JPEG_SCAN]))
 
 
 def essential(data: bytes) -> bytes:
-    """Return the file without the parts that do not affect the pixels.
-
-    Args:
-      data: a PNG or JPEG that `png_chunks` or `jpeg_frame` accepts.
-    """
+    """Return a PNG or JPEG, already checked by `inspect`, without the parts that do not affect the pixels."""
     if data.startswith(PNG_SIGNATURE):
         kept = [data[start:stop] for kind, start, stop in png_chunks(data) if kind in _PNG_PIXELS]
         return b"".join([PNG_SIGNATURE, *kept])

@@ -1,4 +1,4 @@
-"""GIF, WebP, TIFF and BMP, decoded by Pillow behind our own checks."""
+"""GIF, WebP, TIFF and BMP, decoded by Pillow after additional checks."""
 
 import io
 import struct
@@ -24,7 +24,7 @@ _KINDS = {
 """Pillow's mode -> (kind, bits per channel) of a header."""
 
 MAX_PIXELS_WEBP = 30_000_000
-"""Limit for WebP, whose decoder takes 18 bytes per pixel; those of the other formats take at most 12."""
+"""Limit for WebP, whose decoder takes 18 bytes per pixel; other decoders take at most 12."""
 _MAX_TAGS = 1_000
 _MAX_TILE = 2**24
 """Pixels of a tile: libtiff unpacks whole tiles, however small the image is."""
@@ -33,7 +33,7 @@ _TAG_BYTES = {2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 
 
 
 def other_format(data: bytes) -> str:
-    """Return the format by a file's first bytes, or "" if it is not GIF, WebP, TIFF or BMP."""
+    """Detect GIF, WebP, TIFF or BMP by a file's first bytes; return "" for other formats."""
     if data[:6] in (b"GIF87a", b"GIF89a"):
         return "GIF"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -78,7 +78,7 @@ def open_other(data: bytes, kind: str, name: str) -> Image.Image:
 
 
 def check_tags(data: bytes) -> None:
-    """Check the tags of a TIFF, which Pillow copies and whose tiles libtiff unpacks before any size is compared.
+    """Check the tags and the tile size of a TIFF, because Pillow copies all tags and libtiff unpacks whole tiles.
 
     Raises:
       ValueError: If there are too many tags, one lies outside the file, they overlap, or the tiles are too large.
@@ -88,18 +88,18 @@ def check_tags(data: bytes) -> None:
     (directory,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, directory)
     if count > _MAX_TAGS:
-        raise ValueError(f"it has {count} tags")
+        raise ValueError(f"it has {count:,} tags, over the limit of {_MAX_TAGS:,}")
     total, tile = 0, 1
     for place in range(directory + 2, directory + 2 + 12 * count, 12):
         tag, kind, number, value = struct.unpack_from(f"{order}HHII", data, place)
         size = number * _TAG_BYTES.get(kind, 1)
         total += size
         if size > 4 and value + size > len(data) or total > len(data):
-            raise ValueError(f"its tag {tag} lies outside the file, or over other tags")
+            raise ValueError(f"its tag {tag} lies outside the file or overlaps other tags")
         if tag in (_TILE_WIDTH, _TILE_LENGTH):
             tile *= struct.unpack_from(f"{order}H", data, place + 8)[0] if kind == 3 else value
     if tile > _MAX_TILE:
-        raise ValueError(f"its tiles have {tile:,} pixels")
+        raise ValueError(f"its tiles have {tile:,} pixels, over the limit of {_MAX_TILE:,}")
 
 
 def decode_other(image: Image.Image, kind: str, name: str) -> Image.Image:

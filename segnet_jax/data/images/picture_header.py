@@ -35,7 +35,7 @@ from segnet_jax.system.errors import UserError
 MAX_PIXELS = 50_000_000
 """Checked before decoding: a small file can claim an image that fills the memory."""
 BYTES_PER_PIXEL = 5
-"""Limit for files: more than an uncompressed 8-bit image of four channels has."""
+"""Limit for files, above the size of an uncompressed 8-bit image with four channels."""
 MAX_BYTES = BYTES_PER_PIXEL * MAX_PIXELS
 MAX_SIDE = 65_535
 """Limit per side, as in JPEG; displaying a longer one-row PNG would take gigabytes."""
@@ -44,7 +44,7 @@ _TILED_BYTES = 32
 
 AGAIN = "fetch or export it again"
 EXPORT_IDS = "export class ids as an 8-bit gray or palette PNG"
-_SAME_SHAPE = 0.03  # relative difference up to which two aspect ratios are equal
+_SAME_SHAPE = 0.03  # relative difference up to which two aspect ratios count as equal
 _REPLACE = "put the file there, or leave it out"
 
 _PNG, _JPEG = PNG_SIGNATURE, b"\xff\xd8\xff"
@@ -77,7 +77,7 @@ def read_bytes(path: Path, name: str, most: int = MAX_BYTES) -> bytes:
     """Read a regular file.
 
     Raises:
-      UserError: If it does not exist, cannot be read, is not a regular file, or is larger than `most` bytes.
+      UserError: If the file does not exist, cannot be read, is not a regular file, or has over `most` bytes.
     """
     try:
         if not path.is_file():
@@ -88,7 +88,7 @@ def read_bytes(path: Path, name: str, most: int = MAX_BYTES) -> bytes:
             raise UserError(f"{name} does not exist", kind="missing-file", file=name, fix=_REPLACE)
         size = path.stat().st_size
         if size > most:
-            message = f"{name} has {size / 1e6:.0f} MB, over the limit of {most / 1e6:.0f} MB for a file"
+            message = f"{name} is {size / 1e6:.0f} MB, over the limit of {most / 1e6:.0f} MB for a file"
             raise UserError(message, kind="too-large", file=name, fix=AGAIN)
         budget.pictures.announce(size)
         return path.read_bytes()
@@ -101,7 +101,7 @@ def check_inside(path: Path, folder: Path) -> None:
     """Check that no link leads a file out of the dataset folder.
 
     Raises:
-      UserError: If a link does.
+      UserError: If a link leads outside it.
     """
     if path.exists() and not path.resolve().is_relative_to(folder.resolve()):
         name = path.relative_to(folder).as_posix()
@@ -117,11 +117,7 @@ def check_inside(path: Path, folder: Path) -> None:
 def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS, as_stored: bool = False) -> Header:
     """Parse the header of an image file and, for PNG, verify all checksums; decode nothing.
 
-    Args:
-      data: content of the file.
-      name: display name for error messages.
-      max_pixels: maximum number of pixels.
-      as_stored: whether to state a TIFF's channels as stored, not as Pillow converts them.
+    With `as_stored`, a TIFF's channels are reported as stored, not as converted by Pillow.
 
     Raises:
       UserError: If the file is empty, a web page, of unknown format, truncated, damaged, or too large.
@@ -139,7 +135,7 @@ def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS, as_stored: boo
             image = open_other(data, kind, name)
         except UserError:
             if kind == "TIFF" and (tiff := stored_tiff(data)):
-                return _tiff_header(*tiff)  # sound, but has channels that Pillow does not know
+                return _tiff_header(*tiff)  # valid, but has channels that Pillow does not support
             raise
         if kind == "TIFF" and orientation(data) != 1:
             message = f"{name} is a TIFF with a rotation, which decoders treat differently"
@@ -161,8 +157,8 @@ def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS, as_stored: boo
             f"{name} claims {header.width} x {header.height} pixels = {header.width * header.height / 1e6:.0f} million "
             f"in a file of {len(data) / 1e3:.0f} kB, over the limit of {max_pixels / 1e6:.0f} million: not decoded"
         )
-        fix = "save it smaller, leave it out, or predict with --tile 512 512, which only memory limits"
-        if max_pixels != MAX_PIXELS:  # of tiled prediction
+        fix = "save it smaller, leave it out, or predict with --tile 512 512, which is limited only by memory"
+        if max_pixels != MAX_PIXELS:  # the limit of tiled prediction
             needed = header.width * header.height * _TILED_BYTES
             message += f", as it would need {needed / 1e9:.1f} GB of memory"
             fix = "free memory, or cut the image into parts"
@@ -171,7 +167,7 @@ def inspect(data: bytes, name: str, max_pixels: int = MAX_PIXELS, as_stored: boo
 
 
 def claimed_pixels(path: Path) -> int:
-    """Return the number of pixels stated in a file's header, or the limit if there is none."""
+    """Return the number of pixels stated in a file's header, or MAX_PIXELS if it cannot be read."""
     try:
         if not path.is_file():
             return 0
@@ -187,7 +183,7 @@ def claimed_pixels(path: Path) -> int:
 
 
 def stored_tiff(data: bytes) -> tuple[int, int, Pixels] | None:
-    """Return width, height and pixel format of an upright TIFF of one image; None for other files and formats."""
+    """Return width, height and pixel format of an upright TIFF with one image, or None for other files."""
     if other_format(data) != "TIFF":
         return None
     try:
@@ -207,7 +203,7 @@ def _tiff_header(width: int, height: int, pixels: Pixels) -> Header:
 
 
 def _inspect_png(data: bytes, name: str) -> Header:
-    """Walk over the chunks and verify their checksums."""
+    """Parse the header of a PNG and verify all checksums."""
     header, kinds = None, set()
     try:
         for kind, start, stop in png_chunks(data):
@@ -216,7 +212,7 @@ def _inspect_png(data: bytes, name: str) -> Header:
                 raise UserError(message, kind="broken-data", file=name, fix=AGAIN)
             # With two headers, the decoder might use the other one.
             if (kind == b"IHDR") != (start == len(_PNG)) or (kind == b"IHDR" and stop - start != 12 + 13):
-                message = f"{name} is damaged: the PNG has no header, or two"
+                message = f"{name} is damaged: the PNG has no header or several"
                 raise UserError(message, kind="broken-data", file=name, fix=AGAIN)
             kinds.add(kind)
             if kind == b"IHDR":
@@ -246,7 +242,7 @@ def open_picture(data: bytes, kind: str, name: str) -> Image.Image:
     Raises:
       UserError: If it is damaged.
     """
-    # Not Image.open, which warns about files that we refuse, and opens some JPEGs as another format.
+    # Not Image.open, which warns about files that are refused here, and opens some JPEGs as another format.
     plugin = {"PNG": PngImagePlugin.PngImageFile, "JPEG": JpegImagePlugin.JpegImageFile}[kind]
     try:
         return plugin(io.BytesIO(essential(data)))
@@ -255,7 +251,7 @@ def open_picture(data: bytes, kind: str, name: str) -> Image.Image:
 
 
 def check_image_header(header: Header, name: str, image_range: tuple[int, int] = (0, 0), pixels: Pixels = RGB) -> None:
-    """Refuse CMYK, floating-point, and 16-bit images without a stated range; or, if pixels are read as stored, others.
+    """Refuse CMYK, floating-point, and 16-bit images without a range, or, if `pixels` is not RGB, other formats.
 
     Raises:
       UserError: If the image is refused.
@@ -281,11 +277,7 @@ def check_image_header(header: Header, name: str, image_range: tuple[int, int] =
 def check_label_header(header: Header, name: str, colored: bool = False, threshold: bool = False) -> None:
     """Refuse labels that are lossy, would be corrupted by decoding, or store colors.
 
-    Args:
-      header: header of the label.
-      name: display name for error messages.
-      colored: whether colors are read.
-      threshold: whether values are thresholded; lossy files are then accepted.
+    With `colored`, colors are accepted; with `threshold`, colors and lossy files are.
 
     Raises:
       UserError: If the label is refused.
@@ -310,7 +302,7 @@ def check_sizes(image: tuple[int, int], label: tuple[int, int], name: str, file:
     """Check that an image and a label have the same (width, height); `file` is the label's."""
     message = f"{name}: image is {image[0]}x{image[1]}, label is {label[0]}x{label[1]}"
     if image == label[::-1] != label:
-        fix = "rotate that one and save it again"
+        fix = "rotate it back and save it again"
         raise UserError(f"{message}: one of them is rotated", kind="label-rotated", file=file, fix=fix)
     if image != label:
         same_shape = abs(image[0] * label[1] - image[1] * label[0]) < _SAME_SHAPE * image[1] * label[0]

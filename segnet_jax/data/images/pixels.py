@@ -1,7 +1,7 @@
-"""Images of any number of channels with 8 or 16 bits each, decoded to the values that the file stores.
+"""Images with any number of channels of 8 or 16 bits, decoded to their stored values.
 
-Pillow has no images of 16 bits with several channels, and none with more than four. Both are read here: 16-bit PNGs by
-its decoder, and TIFFs (uncompressed or with Deflate, as most programs write them) block by block.
+Pillow supports neither several channels of 16 bits nor more than four channels. Here, its decoder is used twice for
+16-bit PNGs, and TIFFs (uncompressed or with Deflate, as most programs write them) are decoded block by block.
 """
 
 import math
@@ -16,17 +16,17 @@ from segnet_jax.constants import MAX_CHANNELS, Pixels
 from segnet_jax.system.errors import UserError
 
 CHANNELS = {"grey": 1, "grey+alpha": 2, "RGB": 3, "RGBA": 4}
-"""Kind of a header -> number of channels that the file stores."""
+"""Kind of a header -> number of stored channels."""
 _MAX_BYTES = 2**30
-"""Limit for the decoded values, which Deflate could shrink a thousandfold in the file."""
+"""Limit for the decoded size; Deflate can compress a thousandfold."""
 _MOST_PADDED_BYTES = 2**24
-"""Limit for a tile of an image that is smaller than it."""
+"""Limit for a tile that is larger than its image."""
 
 _LOW_BYTES = {"RGB": ("RGB", "RGB;16L"), "RGBA": ("RGBA", "RGBA;16L")}
 
 
 def stored_pixels(kind: str, bits: int) -> Pixels | None:
-    """Return the pixel format of a header's kind and bits; None if it is not read as stored."""
+    """Return the pixel format of a header's kind and bits, or None if it cannot be read as stored."""
     if bits not in (8, 16):
         return None
     if kind.endswith(" channels") and kind.split()[1].isdecimal():
@@ -35,7 +35,7 @@ def stored_pixels(kind: str, bits: int) -> Pixels | None:
 
 
 def check_pixels(kind: str, bits: int, pixels: Pixels, name: str) -> None:
-    """Check that a file stores pixels of a format.
+    """Check that a file has the pixel format `pixels`.
 
     Raises:
       UserError: If it does not.
@@ -45,12 +45,12 @@ def check_pixels(kind: str, bits: int, pixels: Pixels, name: str) -> None:
         return
     what = f"{kind}, {bits} bits" if found is None else str(found)
     message = f"image {name} has pixels of {what}, instead of {pixels}"
-    fix = "leave it out or convert it" if found is None else f"convert it, or if all are like it: {flags(found)}"
+    fix = "leave it out or convert it" if found is None else f"convert it, or if all are alike, use {flags(found)}"
     raise UserError(message, kind="other-channels", file=name, fix=fix)
 
 
 def flags(pixels: Pixels) -> str:
-    """Return the flags that read images of a format."""
+    """Return the flags for reading images of a format."""
     return f"--channels {pixels.channels} --image-bits {pixels.bits}"
 
 
@@ -58,21 +58,21 @@ def flags(pixels: Pixels) -> str:
 
 
 def decode_png16(image: Image.Image, again: Image.Image, kind: str) -> np.ndarray:
-    """Decode a 16-bit PNG of several channels, of which Pillow returns the high bytes only.
+    """Decode a 16-bit PNG with several channels, of which Pillow returns only the high bytes.
 
     Args:
-      image: the file, opened and not loaded.
-      again: the file, opened another time.
+      image: the file, opened but not loaded.
+      again: the file, opened a second time.
       kind: "grey+alpha", "RGB" or "RGBA".
 
     Returns:
       uint16 [H,W,C].
     """
-    if kind == "grey+alpha":  # each pixel has four bytes, as one of 8-bit RGBA
+    if kind == "grey+alpha":  # each pixel has four bytes, like 8-bit RGBA
         image._mode = "RGBA"
         image.tile = [image.tile[0]._replace(args="RGBA")]
         return np.ascontiguousarray(np.asarray(image)).view(">u2").astype(np.uint16)
-    again.tile = [again.tile[0]._replace(args=_LOW_BYTES[kind][1])]  # read as little-endian, it keeps the low bytes
+    again.tile = [again.tile[0]._replace(args=_LOW_BYTES[kind][1])]  # reading as little-endian returns the low bytes
     return np.asarray(image).astype(np.uint16) << 8 | np.asarray(again)
 
 
@@ -113,7 +113,7 @@ def tiff_pixels(tags: dict[int, tuple[int, ...]]) -> Pixels | None:
     """Return the format of a TIFF's pixels; None if its channels are not unsigned integers of 8 or 16 bits."""
     channels, bits = _first(tags, _SAMPLES, 1), set(tags.get(_BITS, (1,)))
     is_unsigned = set(tags.get(_FORMAT, (1,))) == {1}
-    is_plain = _first(tags, _PHOTOMETRIC, 1) not in (0, 3)  # white is 0, palette: left to Pillow
+    is_plain = _first(tags, _PHOTOMETRIC, 1) not in (0, 3)  # "white is 0" and palettes are left to Pillow
     if not is_plain or not is_unsigned or bits not in ({8}, {16}) or not 1 <= channels <= MAX_CHANNELS:
         return None
     return Pixels(channels, bits.pop())
@@ -130,7 +130,7 @@ def size_of(tags: dict[int, tuple[int, ...]]) -> tuple[int, int]:
 
 
 def has_more_images(data: bytes) -> bool:
-    """Return whether a TIFF whose directory `tiff_tags` has read has another one."""
+    """Return whether a TIFF has a second directory; `tiff_tags` must accept the first one."""
     order = "<" if data.startswith(b"II") else ">"
     (directory,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, directory)
@@ -138,20 +138,21 @@ def has_more_images(data: bytes) -> bool:
 
 
 def read_tiff(data: bytes, pixels: Pixels) -> np.ndarray:
-    """Decode a TIFF whose pixels have the given format; [H,W,C] in its dtype.
+    """Decode a TIFF in the format `pixels`, to [H,W,C] in its dtype.
 
     Raises:
-      ValueError: If it is damaged, or compressed in another way than with Deflate.
+      ValueError: If it is damaged, too large, or compressed with a method other than Deflate.
     """
     tags = tiff_tags(data)
     height, width, channels = tags[_HEIGHT][0], tags[_WIDTH][0], pixels.channels
-    if height * width * pixels.num_bytes > _MAX_BYTES:
-        raise ValueError(f"its values take {height * width * pixels.num_bytes / 1e9:.1f} GB")
+    num_bytes = height * width * pixels.num_bytes
+    if num_bytes > _MAX_BYTES:
+        raise ValueError(f"its pixels take {num_bytes / 1e9:.1f} GB, over the limit of {_MAX_BYTES / 1e9:.1f} GB")
     compression, predictor = _first(tags, _COMPRESSION, 1), _first(tags, _PREDICTOR, 1)
     if compression not in (1, 8, 32946) or predictor not in (1, 2):
         raise ValueError("it is compressed in a way that is not supported; save it uncompressed or with Deflate")
     block_bytes = math.prod(_block_size(tags)) * pixels.num_bytes
-    if block_bytes > max(height * width * pixels.num_bytes, _MOST_PADDED_BYTES):  # a tile may exceed a small image
+    if block_bytes > max(num_bytes, _MOST_PADDED_BYTES):  # a tile may exceed a small image
         raise ValueError(f"its tiles take {block_bytes / 1e6:.0f} MB each, more than the image")
     dtype = np.dtype(pixels.dtype).newbyteorder("<" if data.startswith(b"II") else ">")
     planes = channels if _first(tags, _PLANAR, 1) == 2 else 1

@@ -1,7 +1,6 @@
-"""Augmentation of one image and its label, in the order of `augment`.
+"""Augmentation of one image and its label.
 
-All arithmetic is on 32-bit integers, in one function for numpy on the host and JAX on the device, so both give the same
-bytes.
+The same code runs with numpy on the host and JAX on the device, in 32-bit integers, so both give the same bytes.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,10 +21,10 @@ class Backend:
 
     Attributes:
       xp: numpy or jax.numpy, for operations with equal results in both.
-      flip: function that reflects an array [H,W,...] left/right if its second argument is not 0.
-      shift: function of an array [H,W,...], shift_y, shift_x and fill that shifts the array down and right and sets
-        uncovered pixels to `fill`, a number or one for each channel.
-      cut: function of an array [H,W,...], the first row, the first column, height and width that cuts this part out.
+      flip: function (array [H,W,...], flip) that reflects the array left/right if `flip` is not 0.
+      shift: function (array [H,W,...], shift_y, shift_x, fill) that shifts the array down and right and sets uncovered
+        pixels to `fill`, a number or one for each channel.
+      cut: function (array [H,W,...], top, left, height, width) that crops the array.
     """
 
     xp: ModuleType
@@ -43,22 +42,22 @@ def augment(
     crop: tuple[int, int] = (0, 0),
     fill: tuple[int, ...] = (),
 ) -> tuple[Any, Any]:
-    """Augment one sample; all augmentation of both input paths.
+    """Augment one sample; used by both input paths.
 
-    To add an augmentation: draw its parameters in `sampler`, write a function like `recolor` or `resample` that
+    To add an augmentation, draw its parameters in `sampler`, write a function like `recolor` or `resample` that
     computes in 32-bit integers with either `xp`, and call it here.
 
     Args:
       image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W].
-      params: the sample's `AugmentationParams.drawn`, int32 each; absent ones are neither applied nor compiled.
+      params: the sample's `AugmentationParams.drawn`, as int32; only augmentations with parameters are applied.
       backend: the numpy or JAX backend.
       other: image and label of the sample `params["partner"]`; None without class-mix.
       crop: height and width of crops; (0, 0) without them.
       fill: value of each channel outside the image; empty for 0.
 
     Returns:
-      The same types, and the same shapes unless cropped; pixels from outside the image are `fill` and VOID.
+      The augmented image and label; pixels from outside the image are `fill` and VOID.
     """
     if other is not None:
         image, label = class_mix(image, label, *other, params["class_seed"], backend.xp)
@@ -100,18 +99,18 @@ def recolor(image: Any, gain: Any, offset: Any, xp: ModuleType) -> Any:
 
 
 def blur(image: Any, kernel: Any, xp: ModuleType) -> Any:
-    """Convolve the rows, then the columns, of each channel with a kernel; pixels at the edge are repeated outside.
+    """Convolve each channel with a kernel, vertically and then horizontally, repeating the pixels at the edge.
 
     Args:
       image: uint8 or uint16 [H,W,C].
-      kernel: int32 [K], K odd, not negative, with the sum 2^14.
+      kernel: int32 [K], K odd, nonnegative, with the sum 2^14.
       xp: numpy or jax.numpy.
 
     Returns:
-      The same type and shape.
+      The blurred image.
     """
     reach, wide = len(kernel) // 2, image.astype(xp.int32)
-    fraction = 8 if image.dtype == xp.uint8 else 0  # bits of the values between the two passes; 31 bits are enough
+    fraction = 8 if image.dtype == xp.uint8 else 0  # fractional bits between the passes; values fit into 31 bits
     for axis, bits in enumerate((KERNEL_BITS - fraction, KERNEL_BITS + fraction)):
         padded = xp.pad(wide, [(reach * (other == axis),) * 2 for other in range(3)], mode="edge")
         size = image.shape[axis]
@@ -123,27 +122,27 @@ def blur(image: Any, kernel: Any, xp: ModuleType) -> Any:
 def resample(
     image: Any, label: Any, step: Any, place_y: Any, place_x: Any, xp: ModuleType, fill: tuple[int, ...] = ()
 ) -> tuple[Any, Any]:
-    """Zoom in or out within the same frame; uncovered pixels are `fill`, 0 if empty, and VOID.
+    """Zoom in or out within the same frame; uncovered pixels are `fill` (0 if empty) and VOID.
 
     The image is interpolated bilinearly with 8-bit weights; the label takes the nearest pixel.
 
     Args:
       image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W].
-      step: int32, input pixels per output pixel, in 2^-14.
+      step: int32, input pixels per output pixel, in units of 2^-14.
       place_y: int32, 0 to PLACES: vertical position of the crop, or of the shrunken image, from top to bottom.
       place_x: int32, 0 to PLACES: horizontal position, from left to right.
       xp: numpy or jax.numpy.
-      fill: as for `augment`.
+      fill: as in `augment`.
 
     Returns:
-      The same shapes.
+      The resampled image and label, in the same shapes.
     """
     rows, columns = (
         _sources(xp.arange(size, dtype=xp.int32), size, step, place)
         for size, place in zip(label.shape, (place_y, place_x), strict=True)
     )
-    wide, dtype = image, xp.int32 if image.dtype == xp.uint8 else xp.uint32  # 16 bits and two weights of 8: 32 bits
+    wide, dtype = image, xp.int32 if image.dtype == xp.uint8 else xp.uint32  # 16 bits and two 8-bit weights
     for axis, (first, second, weight, _, _) in enumerate((rows, columns)):
         weight = (weight[:, None, None] if axis == 0 else weight[None, :, None]).astype(dtype)
         one, other = (xp.take(wide, place, axis=axis, mode="clip").astype(dtype) for place in (first, second))
@@ -172,7 +171,7 @@ def _sources(outputs: Any, size: int, step: Any, place: Any) -> tuple[Any, Any, 
       Each [size]: the pixels before and after, the weight of the latter in 256ths, the nearest pixel, and whether it is
       in the column.
     """
-    free = (PIXEL - step) * size  # hidden part of the column; negative: uncovered part
+    free = (PIXEL - step) * size  # hidden part of the column; uncovered part if negative
     start = ((free >> 10) * place >> 1) + ((step - PIXEL) >> 1)  # between pixel centers
     at = start + outputs * step
     before = at >> PIXEL_BITS
@@ -184,21 +183,21 @@ def _sources(outputs: Any, size: int, step: Any, place: Any) -> tuple[Any, Any, 
 
 
 def warp(image: Any, label: Any, matrix: Any, xp: ModuleType, fill: tuple[int, ...] = ()) -> tuple[Any, Any]:
-    """Apply a linear map about the middle, within the same frame.
+    """Apply a linear map about the center, within the same frame.
 
     Args:
       image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W], up to 2^14 each way.
-      matrix: int32 [4], in 2^-14: y from y, y from x, x from y and x from x, from an output pixel to its source. The
-        absolute values of a row add up to less than 3.
+      matrix: int32 [4], row-major matrix from the (y, x) of an output pixel to that of its source, in units of 2^-14;
+        the absolute values of a row add up to less than 3.
       xp: numpy or jax.numpy.
-      fill: as for `augment`.
+      fill: as in `augment`.
 
     Returns:
-      The same shapes; see `sample_at`.
+      The result of `sample_at`, in the same shapes.
     """
     height, width = label.shape
-    v, u = (2 * xp.arange(size, dtype=xp.int32) - (size - 1) for size in (height, width))  # half pixels from the middle
+    v, u = (2 * xp.arange(size, dtype=xp.int32) - (size - 1) for size in (height, width))  # half pixels from the center
     v, u = v[:, None], u[None]
     at_y = (matrix[0] * v + matrix[1] * u + (height - 1) * PIXEL) >> 1
     at_x = (matrix[2] * v + matrix[3] * u + (width - 1) * PIXEL) >> 1
@@ -208,20 +207,20 @@ def warp(image: Any, label: Any, matrix: Any, xp: ModuleType, fill: tuple[int, .
 def sample_at(
     image: Any, label: Any, at_y: Any, at_x: Any, xp: ModuleType, fill: tuple[int, ...] = ()
 ) -> tuple[Any, Any]:
-    """Sample an image and its label at any positions; those outside are `fill`, 0 if empty, and VOID.
+    """Sample an image and its label at any positions; pixels from outside are `fill` (0 if empty) and VOID.
 
     The image is interpolated bilinearly with 8-bit weights; the label takes the nearest pixel.
 
     Args:
       image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W].
-      at_y: int32 [h,w], rows in 2^-14; those of pixel centers are whole.
+      at_y: int32 [h,w], rows in units of 2^-14; pixel centers are at whole rows.
       at_x: int32 [h,w], columns likewise.
       xp: numpy or jax.numpy.
-      fill: as for `augment`.
+      fill: as in `augment`.
 
     Returns:
-      The image's type [h,w,C], and uint8 [h,w].
+      The sampled image [h,w,C] and label [h,w].
     """
     height, width = label.shape
 
@@ -230,7 +229,7 @@ def sample_at(
         return xp.take(array.reshape(height * width, *array.shape[2:]), index, axis=0, mode="clip")
 
     top, left = at_y >> PIXEL_BITS, at_x >> PIXEL_BITS
-    dtype = xp.int32 if image.dtype == xp.uint8 else xp.uint32  # 16 bits and two weights of 8: 32 bits
+    dtype = xp.int32 if image.dtype == xp.uint8 else xp.uint32  # 16 bits and two 8-bit weights
     weight_y, weight_x = (((at >> (PIXEL_BITS - 8)) & 255)[..., None].astype(dtype) for at in (at_y, at_x))
 
     def row(y):
@@ -247,23 +246,23 @@ def sample_at(
 
 
 def _outside(fill: tuple[int, ...], like: Any, xp: ModuleType) -> Any:
-    """Return the value of pixels outside an image, of the type of its values in between."""
+    """Return the value of pixels outside an image, in the dtype of `like`."""
     return xp.asarray(fill, like.dtype) if fill else 0
 
 
 def flip_on_host(array: np.ndarray, flip: int) -> np.ndarray:
-    """Reflect [H,W,...] left/right where `flip` is not 0; a view, nothing is copied."""
+    """Return a view of [H,W,...], reflected left/right if `flip` is not 0."""
     return array[:, ::-1] if flip else array
 
 
 def shift_on_host(array: np.ndarray, shift_y: int, shift_x: int, fill: int | tuple[int, ...]) -> np.ndarray:
-    """Shift [H,W,...] down and right, up and left if negative; uncovered pixels are `fill`."""
+    """Shift [H,W,...] down and right, or up and left if negative; uncovered pixels are `fill`."""
     (top, bottom), rows = _overlap(shift_y, array.shape[0])
     (left, right), columns = _overlap(shift_x, array.shape[1])
     out = np.empty(array.shape, array.dtype)
     out[:top] = out[bottom:] = fill
     out[:, :left] = out[:, right:] = fill
-    channels = np.ndindex(array.shape[2:])  # by rows of bytes: four times faster than by reversed pixels of three
+    channels = np.ndindex(array.shape[2:])  # one channel at a time, which is four times faster
     for channel in channels:
         out[(slice(top, bottom), slice(left, right), *channel)] = array[(rows, columns, *channel)]
     return out
@@ -277,7 +276,7 @@ def _overlap(shift: int, size: int) -> tuple[tuple[int, int], slice]:
 
 
 def cut_on_host(array: np.ndarray, top: int, left: int, height: int, width: int) -> np.ndarray:
-    """Cut a part out of [H,W,...]; a view, nothing is copied."""
+    """Return a crop of [H,W,...] as a view."""
     return array[top : top + height, left : left + width]
 
 

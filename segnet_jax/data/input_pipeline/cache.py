@@ -1,7 +1,8 @@
 """Cache of a split's samples at one size: decoded once into a memory-mapped file.
 
-Reading a sample copies 0.7 MB at 360x480, a hundred times faster than decoding a PNG. A cached split is found by its
-fingerprint, verified by checksums when opened, and rebuilt if damaged. Splits that do not fit are decoded at each use.
+Reading a sample copies 0.7 MB at 360x480, which is a hundred times faster than decoding a PNG. A cached split is
+identified by its fingerprint, verified by checksums when opened, and rebuilt if damaged. A split that does not fit is
+decoded at each use.
 """
 
 import errno
@@ -28,13 +29,13 @@ from segnet_jax.system.staging import finish, remove, sweep, unfinished
 logger = logging.getLogger(__name__)
 
 Read = Callable[[int], tuple[np.ndarray, np.ndarray]]
-"""Function that returns image uint8 or uint16 [H,W,C] and label uint8 [H,W] of an index, both read-only."""
+"""Function from an index to an image, uint8 or uint16 [H,W,C], and a label, uint8 [H,W], both read-only."""
 
 VERSION = 1
-"""Increase with every change of decoding or resizing that changes a pixel."""
+"""Increase with every change to decoding or resizing that changes a pixel."""
 
 LIMIT = 64 * 2**30
-"""Maximum bytes of a cached split."""
+"""Maximum size of a cached split, in bytes."""
 
 _PREFIX = "decoded-"
 _HEADER = "header.json"
@@ -51,7 +52,7 @@ class CachedSplit:
       num_samples: number of samples.
       image_size: height and width.
       images: uint8 or uint16 [N,H,W,C], memory-mapped; None if samples are decoded at each use.
-      labels: uint8 [N,H,W]; None like `images`.
+      labels: uint8 [N,H,W]; None if `images` is None.
       pixels: format of the images' pixels.
     """
 
@@ -72,7 +73,7 @@ class CachedSplit:
 
 
 def from_arrays(images: np.ndarray, labels: np.ndarray, pixels: Pixels = RGB) -> CachedSplit:
-    """Wrap images [N,H,W,C] of a pixel format and labels, uint8 [N,H,W]."""
+    """Wrap images [N,H,W,C] in the format `pixels` and labels, uint8 [N,H,W]."""
     size = labels.shape[1:]
     return CachedSplit(lambda index: (images[index], labels[index]), len(labels), size, images, labels, pixels)
 
@@ -97,11 +98,11 @@ def open_cached(
     """Open a split's cached samples, decoding them first if they are not in the cache.
 
     Args:
-      split: the samples.
-      image_size: height and width that samples are resized to.
+      split: the split.
+      image_size: height and width to which samples are resized.
       cache: the cache folder.
-      on_sample: called after each decoded sample; an exception stops decoding and leaves nothing behind.
-      fit: how samples of another shape are resized.
+      on_sample: called after each decoded sample; if it raises, decoding stops and the incomplete files are removed.
+      fit: how samples of another aspect ratio are resized.
 
     Raises:
       UserError: If the split's reader raises it.
@@ -109,8 +110,8 @@ def open_cached(
     height, width = image_size
     sweep(cache, _PREFIX)
     folder = cache / f"{_PREFIX}{VERSION}-{split.fingerprint[:32]}-{height}x{width}{f'-{fit}' * (fit != 'stretch')}"
-    if (kept := _open(folder, split.pixels)) is not None:
-        return kept
+    if (cached := _open(folder, split.pixels)) is not None:
+        return cached
     if os.path.lexists(folder):
         logger.warning(f"{folder} is damaged and will be rebuilt")
         remove(folder)
@@ -120,9 +121,9 @@ def open_cached(
         try:
             with unfinished(folder) as parts:
                 _decode(samples, parts, on_sample)
-                finish(parts, folder)  # or another process was faster, with equal samples
+                finish(parts, folder)  # unless another process was faster, with equal samples
             return _open(folder, split.pixels) or samples
-        except OSError as error:  # the disk is now full, or has a quota
+        except OSError as error:  # the disk is full or has a quota
             reason = f"{cache} cannot be written to ({error.strerror or error})"
     size = format_bytes(samples.num_bytes)
     logger.info(f"{size} of decoded images are not cached, because {reason}; they are decoded at each use")

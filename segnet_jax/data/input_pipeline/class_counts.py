@@ -1,4 +1,4 @@
-"""Pixel counts per class of a split, cached by its fingerprint."""
+"""Pixel counts per class of a split, cached by the split's fingerprint."""
 
 import contextlib
 import json
@@ -48,9 +48,9 @@ def count_labels(
     """Count the pixels of each class in one pass.
 
     Args:
-      labels: function that returns the label of an index, uint8 [H,W] of class ids or VOID.
+      labels: function from an index to a label, uint8 [H,W] of class ids and VOID.
       num_labels: number of labels.
-      num_classes: C.
+      num_classes: number of classes.
       on_label: called after each label.
     """
 
@@ -75,13 +75,8 @@ def count_split(
 ) -> LabelCounts:
     """Count a split's labels at the size on disk, or load cached counts.
 
-    Unreadable counts are recomputed, and failing to write them is ignored: counting takes seconds.
-
-    Args:
-      split: the samples.
-      num_classes: C.
-      cache: the cache folder.
-      on_label: called after each label.
+    Invalid cached counts are recomputed, and failures to write them are ignored, as counting takes only seconds.
+    `on_label` is called after each counted label.
     """
     kept = cache / f"label_counts-{split.fingerprint}-{num_classes}.json"
     if (counts := _read(kept, num_classes)) is not None:

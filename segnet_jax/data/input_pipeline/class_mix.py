@@ -10,27 +10,24 @@ from segnet_jax.constants import VOID
 
 
 def class_mix(image: Any, label: Any, other_image: Any, other_label: Any, seed: Any, xp: ModuleType) -> tuple[Any, Any]:
-    """Replace an image's pixels by those of half of the classes of another image, and its label likewise.
+    """Paste the pixels and labels of half of another image's classes onto an image.
 
-    Void pixels of the other image are not pasted. Pasted on itself, an image does not change.
+    Void pixels are not pasted. An image that is mixed with itself does not change.
 
     Args:
       image: uint8 or uint16 [H,W,C].
       label: uint8 [H,W].
-      other_image: of the same type and shape.
-      other_label: uint8 [H,W].
+      other_image: the other image, in the same dtype and shape.
+      other_label: its label.
       seed: int32, for `choose_classes`.
       xp: numpy or jax.numpy.
-
-    Returns:
-      The same shapes.
     """
     is_pasted = xp.take(choose_classes(other_label, seed, xp), other_label.astype(xp.int32), mode="clip")
     return xp.where(is_pasted[..., None], other_image, image), xp.where(is_pasted, other_label, label)
 
 
 def choose_classes(label: Any, seed: Any, xp: ModuleType) -> Any:
-    """Choose half of the classes that a label has, of an odd number the smaller half; every choice is as likely.
+    """Choose half of the classes in a label, rounded down; every choice is equally likely.
 
     Args:
       label: uint8 [H,W].
@@ -41,17 +38,17 @@ def choose_classes(label: Any, seed: Any, xp: ModuleType) -> Any:
       bool [256], by class id.
     """
     ids = xp.arange(256, dtype=xp.uint32)
-    # Sets of classes as bits of eight words, because a table of 256 counts would need a scatter.
+    # The set of classes is stored as bits of eight words, because a table of 256 counts would need a scatter.
     word, bit = label >> 5, xp.left_shift(xp.uint32(1), (label & 31).astype(xp.uint32))
     words = [xp.bitwise_or.reduce(xp.where(word == i, bit, xp.uint32(0)), axis=None) for i in range(8)]
     is_present = ((xp.repeat(xp.stack(words), 32) >> (ids & 31)) & 1).astype(bool) & (ids != VOID)
-    keys = _hash(ids + xp.asarray(seed).astype(xp.uint32) * xp.uint32(256), xp)  # different ones: 2^24 permutations
+    keys = _hash(ids + xp.asarray(seed).astype(xp.uint32) * xp.uint32(256), xp)  # unique; 2^24 permutations
     rank = (is_present[None] & (keys[None] < keys[:, None])).sum(axis=1)
     return is_present & (rank < is_present.sum() // 2)
 
 
 def _hash(x: Any, xp: ModuleType) -> Any:
-    """Permute 32-bit numbers at random, by Wellons' lowbias32 (https://github.com/skeeto/hash-prospector)."""
+    """Hash 32-bit numbers without collisions, by Wellons' lowbias32 (https://github.com/skeeto/hash-prospector)."""
     x = (x ^ (x >> 16)) * xp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * xp.uint32(0x846CA68B)
     return x ^ (x >> 16)

@@ -1,7 +1,7 @@
-"""The device input path: the split is uint8 in device memory, and the step itself makes its batches.
+"""The device input path: the split is in device memory, and the step makes its own batches.
 
-Batches equal those of the host path bit for bit, as both use the same sampler. The host sends a few numbers per step;
-no image is decoded, copied or moved while training, and TensorFlow is not needed.
+Batches equal those of the host path bit for bit, as both use the same sampler. The host sends only a few numbers per
+step, and TensorFlow is not needed.
 """
 
 from collections.abc import Iterator
@@ -23,16 +23,16 @@ Store = dict[str, jax.Array]
 
 
 def whole(samples: CachedSplit) -> dict[str, np.ndarray]:
-    """Return the arrays of the whole split, for each device."""
+    """Return the arrays of the whole split, to be copied to each device."""
     return {"images": samples.images, "labels": samples.labels}
 
 
 def shards(samples: CachedSplit, shard: BatchShard) -> dict[str, np.ndarray]:
-    """Return this process's shards of the split, [L,n,...]; global device d has the samples from d*n on."""
+    """Return the shards of this process's devices, [L,n,...]; global device d gets samples d*n to d*n + n - 1."""
     size = -(-len(samples) // shard.num_devices)
     first = shard.first_device * size
     chosen = np.arange(first, first + shard.num_local_devices * size)
-    chosen = chosen.clip(max=len(samples) - 1)  # padded with the last sample, never read there
+    chosen = chosen.clip(max=len(samples) - 1)  # padding with the last sample, which is never read
     shape = (shard.num_local_devices, size)
     return {name: array[chosen].reshape(*shape, *array.shape[1:]) for name, array in whole(samples).items()}
 
@@ -65,12 +65,12 @@ def training_batch(
     """Make one device's augmented batch, inside the step.
 
     Args:
-      draws: augmentation parameters, int32 [A,B] or [A,B,N]; absent ones are not compiled.
+      draws: augmentation parameters, int32 [A,B] or [A,B,N]; augmentations without parameters are not compiled.
       store: the split.
       most: largest shift in pixels.
       crop: height and width of crops; (0, 0) without them.
       fill: value of each channel outside an image; empty for 0.
-      axis: the mapped axis over which the split is sharded, or None if each device has all of it.
+      axis: mapped axis over which the split is sharded, or None if each device has the whole split.
 
     Returns:
       "image" uint8 [A,B,H,W,3] and "label" uint8 [A,B,H,W], as in `tf_data.training_batch`.
@@ -80,7 +80,7 @@ def training_batch(
     others = _gather(store, draws["partner"], axis) if "partner" in draws else None
     augment_all = jax.vmap(
         jax.vmap(partial(augment, crop=crop, fill=fill, backend=backend))
-    )  # accumulated batches and images
+    )  # over accumulated batches and images
     image, label = augment_all(images, labels, draws, other=others)
     return {"image": image, "label": label}
 
@@ -96,17 +96,17 @@ def evaluation_batch(draws: dict[str, jax.Array], store: Store, *, axis: str | N
 
 
 def _gather(store: Store, index: jax.Array, axis: str | None) -> tuple[jax.Array, jax.Array]:
-    """Return the samples at an index of any shape, exchanging those on other devices."""
+    """Return the samples at indices of any shape, fetching samples from other devices if the split is sharded."""
     if axis is None:
         return tuple(store[name].at[index].get(mode="clip") for name in ("images", "labels"))
     size = len(store["labels"])
-    wanted = lax.all_gather(index, axis) - lax.axis_index(axis) * size  # of each device, relative to our first sample
+    wanted = lax.all_gather(index, axis) - lax.axis_index(axis) * size  # per device, relative to our first sample
     is_here = (0 <= wanted) & (wanted < size)
 
     def exchange(samples):
         here = is_here.reshape(*is_here.shape, *(1,) * (samples.ndim - 1))
         found = jnp.where(here, samples.at[wanted].get(mode="clip"), 0)
-        return lax.psum_scatter(found, axis)  # one device has the sample, the others add zeros
+        return lax.psum_scatter(found, axis)  # one device has the sample, and the others add zeros
 
     return exchange(store["images"]), exchange(store["labels"])
 
@@ -134,6 +134,6 @@ def _shift(
 
 
 def _cut(array: jax.Array, top: jax.Array, left: jax.Array, height: int, width: int) -> jax.Array:
-    """Cut a part out of [H,W,...]."""
+    """Crop [H,W,...]."""
     start, size = (top, left, *(0,) * (array.ndim - 2)), (height, width, *array.shape[2:])
     return lax.dynamic_slice(array, start, size)

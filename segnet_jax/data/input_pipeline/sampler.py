@@ -1,9 +1,9 @@
 """The sampler: sample index and augmentation parameters of each batch element, from (seed, epoch) alone.
 
-Every input path uses the same sampler, so their batches are equal, and the number of finished steps is the whole input
-state: resuming is exact, also on other devices or hosts with the same global batch size.
+Both input paths use the same sampler, so their batches are equal. The number of finished steps is the whole input
+state, so resuming is exact, even on other devices or hosts with the same global batch size.
 
-Random numbers are raw bits of numpy's Philox generator, which numpy promises never to change, unlike its distributions.
+Random numbers are raw bits of numpy's Philox generator, which numpy guarantees not to change, unlike its distributions.
 """
 
 import dataclasses
@@ -19,32 +19,32 @@ from segnet_jax.system.errors import UserError
 PIXEL_BITS = 14  # subpixel positions are multiples of 2^-14
 PIXEL = 1 << PIXEL_BITS
 PLACES = 2048  # steps between the extreme positions of a scaled image
-CROP_BITS = 15  # of the position of a crop
+CROP_BITS = 15  # bits of the position of a crop
 KERNEL_BITS = 14  # the weights of a blur kernel add up to 2^14
 
 
 @dataclass(frozen=True)
 class AugmentationParams:
-    """Sample index and augmentation parameters of batch elements: arrays of one length.
+    """Sample indices and augmentation parameters of batch elements, as arrays of equal length.
 
     Attributes:
       index: int64, sample of the split.
       flip: bool, reflect left/right.
       shift_y: int64, pixels down (up if negative).
       shift_x: int64, pixels right, after the reflection.
-      step: int64, for `augment.resample`, like the next two; None without scaling.
+      step: int64, for `augment.resample`, like place_y and place_x; None without scaling.
       place_y: int64.
       place_x: int64.
-      gain: int64 [n,3], for `augment.recolor`, like the next; None without color changes.
+      gain: int64 [n,3], for `augment.recolor`, like offset; None without color changes.
       offset: int64 [n,3].
       kernel: int64 [n,K], for `augment.blur`; None without blur.
       matrix: int64 [n,4], for `augment.warp`; None without rotation and shear.
-      vertical_flip: bool, reflect up/down; None without.
+      vertical_flip: bool, reflect up/down; None without vertical flips.
       crop_y: int64, 0 to 2^15 - 1: vertical position of the crop, from top to bottom; None without crops.
       crop_x: int64, horizontal position, from left to right.
-      partner: int64, sample whose classes are pasted, its own index for none; None without class-mix.
+      partner: int64, sample whose classes are pasted, or `index` for no change; None without class-mix.
       class_seed: int64, for `class_mix.choose_classes`.
-      key: int64 [n,2], random bits for the user's own augmentation; None without it.
+      key: int64 [n,2], random bits for a custom augmentation; None without one.
     """
 
     index: np.ndarray
@@ -69,7 +69,7 @@ class AugmentationParams:
         return AugmentationParams(**{name: array[places] for name, array in self.drawn().items()})
 
     def keys(self, places: np.ndarray) -> np.ndarray:
-        """Return the random bits for the user's own augmentation of batch elements, int32 [...,2]."""
+        """Return the random bits for a custom augmentation of batch elements, int32 [...,2]."""
         return self.key[places].astype(np.int32)
 
     def drawn(self) -> dict[str, np.ndarray]:
@@ -80,25 +80,25 @@ class AugmentationParams:
 
 @dataclass(frozen=True)
 class Sampler:
-    """Order and augmentation of a training run.
+    """Order and augmentation of the samples in a training run.
 
     Attributes:
       num_samples: number of training samples.
       global_batch_size: samples per step, over all devices and accumulated batches.
       seed: equal seeds give equal batches.
-      flip: reflect with probability 1/2.
+      flip: reflect left/right with probability 1/2.
       shift: shifts are uniform over -shift..shift, in y and x.
       scale: range of the zoom factor; factor and position are uniform.
       color: strength, 0 to 1: contrast changes by up to this fraction, brightness by this fraction of half the range,
-        and each channel by another half of it.
+        and each channel's gain by half this fraction.
       blur: standard deviations of the Gaussian kernel are uniform over 0..blur, in pixels.
       rotate: angles are uniform over -rotate..rotate, in degrees.
       shear: angles of horizontal shear are uniform over -shear..shear, in degrees.
       vertical_flip: reflect up/down with probability 1/2.
       crop: height and width of crops, whose positions are uniform; (0, 0) for none.
-      class_mix: probability of pasting half of the classes of another sample, all of which are as likely.
-      augment: name of the user's own augmentation, for which keys are drawn; empty for none.
-      fill: value of each channel outside an image, the mean of images that are read as stored; empty for 0.
+      class_mix: probability of pasting half of the classes of another sample, which is drawn uniformly.
+      augment: name of a custom augmentation, for which keys are drawn; empty for none.
+      fill: value of each channel outside an image (the mean, for images that are read as stored); empty for 0.
     """
 
     num_samples: int
@@ -122,7 +122,7 @@ class Sampler:
         """Build the sampler of a training run.
 
         Args:
-          config: a `Config`, or any object that has fields of the sampler, which are taken from it.
+          config: a `Config`, or any object with some of the fields of the sampler.
           num_samples: number of training samples.
           global_batch_size: samples per step, over all devices and accumulated batches.
         """
@@ -143,7 +143,7 @@ class Sampler:
         return self.num_samples // self.global_batch_size
 
     def train_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Return height and width of augmented samples, from those of the samples."""
+        """Return height and width of augmented samples, given the size before augmentation."""
         return image_size if self.crop == (0, 0) else self.crop
 
     def batch(self, step: int) -> AugmentationParams:
@@ -159,7 +159,7 @@ class Sampler:
 
 @functools.lru_cache(maxsize=4)
 def _epoch(sampler: Sampler, epoch: int) -> AugmentationParams:
-    """Draw the parameters of all samples in one epoch, in their order."""
+    """Draw the order and the augmentation parameters of all samples in one epoch."""
     bits = np.random.Philox(key=[sampler.seed, epoch]).random_raw((22, sampler.num_samples))
     span = np.uint64(2 * sampler.shift + 1)
     more = {}
@@ -204,16 +204,16 @@ def _uniform(bits: np.ndarray) -> np.ndarray:
 
 
 def _top(bits: np.ndarray, count: int) -> np.ndarray:
-    """Return the highest bits as int64."""
+    """Return the highest `count` bits as int64."""
     return (bits >> np.uint64(64 - count)).astype(np.int64)
 
 
 def _matrices(rotation: np.ndarray, shear: np.ndarray) -> np.ndarray:
-    """Return the maps of `augment.warp`, int64 [n,4], for a shear to the right and then a counterclockwise rotation.
+    """Return matrices for `augment.warp`, int64 [n,4], for a shear to the right and then a counterclockwise rotation.
 
     Args:
       rotation: angles in radians, float64 [n].
-      shear: angles in radians, float64 [n]: what is at the bottom moves to the right.
+      shear: angles in radians, float64 [n]; positive angles move the bottom to the right.
     """
     cosine, sine, tangent = np.cos(rotation), np.sin(rotation), np.tan(shear)
     rows = [cosine, sine, -sine - tangent * cosine, cosine - tangent * sine]
@@ -224,24 +224,23 @@ def _kernels(deviation: np.ndarray, reach: int) -> np.ndarray:
     """Return Gaussian kernels for `augment.blur`, int64 [n,2*reach+1], cut off at `reach` pixels.
 
     Args:
-      deviation: standard deviations in pixels, float64 [n]; those below a thousandth do not blur.
+      deviation: standard deviations in pixels, float64 [n]; values below 0.001 do not blur.
       reach: at least three times the largest deviation.
     """
     place = np.arange(-reach, reach + 1)
     weights = np.exp(-((place / np.maximum(deviation, 1e-3)[:, None]) ** 2) / 2)
     kernel = np.rint(2**KERNEL_BITS * weights / weights.sum(axis=1, keepdims=True)).astype(np.int64)
-    kernel[:, reach] += 2**KERNEL_BITS - kernel.sum(axis=1)  # of rounding
+    kernel[:, reach] += 2**KERNEL_BITS - kernel.sum(axis=1)  # rounding errors
     return kernel
 
 
 def _colors(changes: np.ndarray) -> dict[str, np.ndarray]:
-    """Return gains and offsets in 256ths: channel * (contrast * (value - 128) + 128 + brightness).
+    """Return gains and offsets of channel * (contrast * (value - 128) + 128 + brightness), in 256ths.
 
-    Exposure, haze and the color of the light differ between drives: contrast, brightness, and a weaker gain of each
-    channel (von Kries).
+    Contrast, brightness and a weaker gain per channel (von Kries) model the exposure, haze and light of other drives.
 
     Args:
-      changes: float64 [5,n], from -strength to strength: of contrast, brightness, red, green and blue.
+      changes: float64 [5,n], changes of contrast, brightness, red, green and blue, from -strength to strength.
     """
     contrast, brightness = 1 + changes[0], 128 * changes[1]
     channel = 1 + changes[2:].T / 2  # [n,3]

@@ -1,8 +1,8 @@
 """The host input path: tf.data assembles and prefetches each step's batch.
 
 A batch is {"image": uint8 or uint16 [L,A,B,H,W,C], "label": uint8 [L,A,B,H,W]}: L local devices, A accumulated batches
-(absent in evaluation), B images per device. Each process makes its own shard of the global batch only. It prefetches
-one batch per thread (one thread per CPU, up to 16) and two more.
+(absent in evaluation), B images per device. Each process makes only its shard of the global batch. It prefetches one
+batch per thread (one thread per CPU, at most 16) and two more.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ from segnet_jax.system.errors import UserError
 Batch = dict[str, np.ndarray]
 
 _MAX_THREADS = 16
-"""Maximum number of threads; each keeps one batch: 192 would take 51 GB at 1024x2048 on 8 devices of 4 images."""
+"""Maximum number of threads; each stores a batch, and 192 would take 51 GB at 1024x2048 with 8 devices of 4 images."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class BatchShard:
     """The shard of each global batch that this process makes.
 
     Attributes:
-      num_devices: devices of all processes.
+      num_devices: number of devices of all processes.
       first_device: global index of this process's first device.
-      num_local_devices: devices of this process.
-      batch_size_per_device: images per device in one forward pass.
+      num_local_devices: number of devices of this process.
+      batch_size_per_device: number of images per device in one forward pass.
     """
 
     num_devices: int
@@ -41,7 +41,7 @@ class BatchShard:
     batch_size_per_device: int
 
     def places(self, grad_accum_steps: int = 1) -> np.ndarray:
-        """Return indices into the global batch, int [L,A,B]; accumulated batch a is its a-th part over all devices."""
+        """Return indices into the global batch, int [L,A,B]; accumulated batches are consecutive parts of it."""
         shape = (grad_accum_steps, self.num_devices, self.batch_size_per_device)
         places = np.arange(np.prod(shape)).reshape(shape).swapaxes(0, 1)
         return places[self.first_device : self.first_device + self.num_local_devices]

@@ -30,7 +30,7 @@ class Parsed(NamedTuple):
       rows: one per class.
       void_ids: values that mean void.
       void_colors: colors that mean void.
-      is_explicit: whether the file states the values; else rows are counted from 0.
+      is_explicit: whether the file states the values; otherwise, rows are counted from 0.
     """
 
     rows: list[Row]
@@ -49,9 +49,9 @@ def codes(text: str) -> Parsed:
 
 
 def names(text: str) -> Parsed:
-    """Parse a plain text: one name per line, with or without its id or color, before or after the name.
+    """Parse plain text with one class name per line, optionally with its id or color.
 
-    All lines of a file have one form: `name`; `3: name`, `3 name`, `3,name`; `r g b name`, `name r g b`,
+    All lines must have the same format: `name`; `3: name`, `3 name`, `3,name`; `r g b name`, `name r g b`,
     `name: r,g,b`; or ADE20K's objectInfo, tab-separated with a header.
     """
     lines = [(number, line) for number, line in _lines(text) if not line.startswith("#")]
@@ -169,7 +169,7 @@ def table_csv(text: str) -> Parsed:
 
 
 def machine_colors(text: str) -> Parsed:
-    """Parse Supervisely's obj_class_to_machine_color.json: name -> equal channels of its masks; 0 is background."""
+    """Parse Supervisely's obj_class_to_machine_color.json: name -> gray color in its masks; 0 is background."""
     table = _json(text)
     if not isinstance(table, dict) or not table:
         raise BadTable("is not a dictionary of class names")
@@ -222,7 +222,7 @@ def _json(text: str) -> Any:
 
 
 def toml(text: str) -> Parsed:
-    """Parse our own `classes = [{ name, id, color }, ...]`, `void = [...]`, `void_colors = [...]`."""
+    """Parse this project's format: `classes = [{ name, id, color }, ...]`, `void = [...]`, `void_colors = [...]`."""
     try:
         table = bounded_toml.loads(text)
     except ValueError as error:

@@ -39,7 +39,7 @@ TABLES: dict[str, Callable[[str], Parsed]] = {
 """Name of a class file -> its parser, the most informative first."""
 
 _UNSURE = ("meta.json", "config.json", "classes.csv", "labels.csv", "labels.txt", "classes.txt")
-"""Names that other files have too: if such a file cannot be parsed, it is skipped with a note."""
+"""Names that other files also have: such a file is skipped with a note if it cannot be parsed."""
 
 
 def class_files(folder: Path) -> list[Path]:
@@ -52,17 +52,14 @@ def class_files(folder: Path) -> list[Path]:
 
 
 def find_class_table(folder: Path) -> Path | None:
-    """Return the class file that is used, or None."""
+    """Return the class file of a folder, or None."""
     return next(iter(class_files(folder)), None)
 
 
 def read_class_table(path: Path) -> LabelMapping:
-    """Read a class file, in the format given by its name.
+    """Read a class file in the format that its name has in `TABLES`.
 
     Rows called void, ignore or unlabeled are read as void; the first other row is class 0.
-
-    Args:
-      path: named as in `TABLES`.
 
     Raises:
       UserError: If the file is invalid; the message names the line.
@@ -117,10 +114,7 @@ def folder_label_mapping(
 ) -> tuple[LabelMapping | None, bool]:
     """Read the class file of a folder.
 
-    Args:
-      folder: the dataset folder.
-      faults: list to extend if the class file is invalid, or those of subfolders differ.
-      notes: list to extend with unused class files.
+    An invalid class file, or different class files in subfolders, are added to `faults`; unused ones to `notes`.
 
     Returns:
       The label mapping (None if there is no valid one), and whether there is a class file.

@@ -45,7 +45,7 @@ def read_label(
     Args:
       source: path or bytes of the file.
       name: display name for error messages.
-      num_classes: C; values 0..C-1 are class ids.
+      num_classes: number of classes C; values 0..C-1 are class ids.
       void: the value that means void in the file.
       colors: RGB -> class id or VOID, for RGB labels, which are refused without it.
 
@@ -62,14 +62,7 @@ def read_label(
 def read_label_by(
     rule: LabelRule, source: Path | bytes, name: str, exif: Exif = "refuse", max_pixels: int = MAX_PIXELS
 ) -> np.ndarray:
-    """Decode a label by a label rule.
-
-    Args:
-      rule: which values or colors mean which class.
-      source: path or bytes of the file.
-      name: display name for error messages.
-      exif: how an EXIF rotation is treated.
-      max_pixels: size limit.
+    """Decode a label according to a label rule.
 
     Returns:
       uint8 [H,W], 0..C-1 or VOID.
@@ -105,10 +98,10 @@ def _outside(values: np.ndarray, outside: np.ndarray, name: str, rule: LabelRule
     """Return the error for a label with unknown values."""
     strange, counts = np.unique(values[outside], return_counts=True)
     if strange[-1] > 255:
-        message = f"label {name} has 16 bits and values up to {strange[-1]}, as instance ids have"
+        message = f"label {name} has 16 bits and values up to {strange[-1]}, like instance ids"
         return UserError(message, kind="instance-ids", file=name, fix=EXPORT_IDS)
     held = [f"{value} ({count} px)" for value, count in zip(strange, counts, strict=True)]
-    message = f"label {name} contains {listed(held)}: outside {rule.description}"
+    message = f"label {name} contains {listed(held)}, outside {rule.description}"
     return UserError(message, kind="label-out-of-range", file=name, fix=EXPORT_IDS)
 
 
@@ -155,17 +148,9 @@ def read_stored(
 ) -> Stored:
     """Decode a label file to its stored values.
 
-    Args:
-      source: path or bytes of the file.
-      name: display name for error messages.
-      colored: whether RGB files are accepted.
-      threshold: whether lossy files are accepted.
-      exif: how an EXIF rotation is treated.
-      max_pixels: size limit.
-
     Raises:
-      UserError: If `inspect` raises it, or the label is lossy, transparent, rotated by EXIF, or colored (unless
-        accepted).
+      UserError: If `inspect` raises it, or the label is lossy, transparent, rotated by EXIF, or RGB. With `colored`,
+        RGB is accepted; with `threshold`, RGB and lossy files are.
     """
     data = source if isinstance(source, bytes) else read_bytes(source, name, BYTES_PER_PIXEL * max_pixels)
     header = inspect(data, name, max_pixels)
@@ -176,14 +161,14 @@ def read_stored(
         refuse_transparency(values[..., -1], "label", name)
         values = values[..., :3] if header.kind == "RGBA" else values[..., 0]
     elif header.format == "PNG" and header.kind == "RGB" and (transparency := png_transparency(data)):
-        # In gray and palette files the values are the class ids, whatever is transparent.
+        # In gray and palette files, the values are the class ids, regardless of transparency.
         refuse_transparency(png_alpha(np.asarray(image), header, transparency), "label", name)
     if values.ndim == 2 and header.kind == "palette" and image.palette is not None:
         palette = np.frombuffer(image.palette.tobytes(), np.uint8)
         palette = palette[: len(palette) // 3 * 3].reshape(-1, 3) if image.palette.mode == "RGB" else None
     if values.dtype == bool:
         values = values.astype(np.uint8)
-    elif values.dtype not in (np.uint8, np.uint16):  # Pillow's I, for 16 bits in its older versions
+    elif values.dtype not in (np.uint8, np.uint16):  # mode I, for 16 bits in older versions of Pillow
         values = values.astype(np.uint16)
     elif header.kind == "grey" and header.bits in (2, 4):
         values = values // (255 // (2**header.bits - 1))  # Pillow stretches them to 0..255

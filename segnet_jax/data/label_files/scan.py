@@ -31,12 +31,12 @@ class LabelScan:
       name: display name of the file for error messages.
       kind: what the file stores.
       values: value, palette index, or value of equal channels -> pixels; empty for colors.
-      colors: RGB -> pixels, of RGB and palette files.
+      colors: RGB -> pixels; empty for lossy RGB files and for values above 255.
       palette: used index -> RGB.
       solid: values or colors that fill a 3x3 block somewhere, which anti-aliasing never does.
       is_bimodal: whether nearly all pixels are near black or near white, as in a mask of two classes.
       brightest: maximum brightness.
-      lossy: the file's format if it is lossy, else empty.
+      lossy: the file's format if it is lossy, otherwise "".
     """
 
     name: str
@@ -51,13 +51,7 @@ class LabelScan:
 
 
 def scan(labels: Sequence[Label], read_options: ReadOptions, faults: list[Fault]) -> list[LabelScan]:
-    """Read all label files.
-
-    Args:
-      labels: the files.
-      read_options: how they are read.
-      faults: list to extend with unreadable files.
-    """
+    """Scan all label files; unreadable files are added to `faults`."""
 
     def read(label: Label) -> LabelScan | tuple[Fault, ...]:
         path, name = label

@@ -17,8 +17,8 @@ class Stored:
     Attributes:
       pixels: uint8 or uint16 [H,W], values or palette indices; or uint8 [H,W,3].
       kind: what the file stores.
-      palette: uint8 [N,3], of palette files.
-      lossy: the file's format if it is lossy, else empty.
+      palette: index -> RGB, uint8 [N,3], for palette files.
+      lossy: the file's format if it is lossy, otherwise "".
     """
 
     pixels: np.ndarray

@@ -99,7 +99,7 @@ CAMVID_ORIGINAL_COLORS: dict[Color, int] = {(0, 0, 0): VOID} | {
 
 
 def distinct_colors(number: int) -> tuple[Color, ...]:
-    """Return Pascal VOC's palette of distinct colors, in which each bit goes to another channel; 0 is black."""
+    """Return the first colors of Pascal VOC's palette, which spreads the bits of an index over the channels."""
     colors = []
     for index in range(number):
         channels = [sum((index >> (3 * bit + channel) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]

@@ -36,7 +36,7 @@ def color_ids(picture: np.ndarray, colors: Mapping[Color, int]) -> tuple[np.ndar
 
 
 def count_colors(picture: np.ndarray) -> dict[Color, int]:
-    """Count the pixels of each color, of uint8 [H,W,3].
+    """Count the pixels of each color in uint8 [H,W,3].
 
     Raises:
       ValueError: If there are too many colors for a label.
@@ -54,12 +54,12 @@ def pack(picture: np.ndarray) -> np.ndarray:
 
 
 def unpack(packed: int) -> Color:
-    """Return the RGB of a number from `pack`."""
+    """Invert `pack` for one number."""
     return int(packed) >> 16, int(packed) >> 8 & 255, int(packed) & 255
 
 
 def is_mixture(color: Color, known: Iterable[Color]) -> bool:
-    """Return whether a color lies between two known ones, as on anti-aliased edges."""
+    """Return whether a color lies between two known colors, as on anti-aliased edges."""
     point, table = np.array(color, float), np.array(list(known), float)
     for place, start in enumerate(table):
         for stop in table[place + 1 :]:
@@ -73,7 +73,7 @@ def is_mixture(color: Color, known: Iterable[Color]) -> bool:
 def _counted(packed: np.ndarray) -> dict[Color, int]:
     colors, counts = np.unique(packed, return_counts=True)
     if colors.size > _MAX_UNKNOWN:
-        raise ValueError(f"{colors.size} unknown colors, as a photograph or a label with lossy compression")
+        raise ValueError(f"{colors.size} unknown colors, like a photograph or a label with lossy compression")
     return {unpack(color): int(count) for color, count in zip(colors, counts, strict=True)}
 
 
@@ -86,7 +86,7 @@ def _color_table(colors: tuple[tuple[Color, int], ...]) -> np.ndarray:
 
 
 def describe_colors(classes: ClassTable, colors: Mapping[Color, int]) -> str:
-    """Return one line per class, and for void, with its colors."""
+    """List the colors of each class and of void, one line each."""
     names = [*enumerate(classes.names), (VOID, "void")]
     by_name = {name: [color for color, each in colors.items() if each == class_id] for class_id, name in names}
     return "\n".join(f"  {name}: {', '.join(map(str, each))}" for name, each in by_name.items())
@@ -97,7 +97,7 @@ def describe_unknown(unknown: Sequence[Mapping[Color, int]], colors: Mapping[Col
 
     Args:
       unknown: one {RGB: pixels} per file.
-      colors: the known colors.
+      colors: known colors.
     """
     total: dict[Color, list[int]] = {}
     for each in unknown:

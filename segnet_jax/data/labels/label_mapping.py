@@ -23,11 +23,11 @@ class LabelMapping:
     """The classes of a dataset and how its label files encode them.
 
     Attributes:
-      source: where it was read, such as "codes.txt".
+      source: source of the mapping, such as "codes.txt".
       classes: the class table.
       ids: pairs (value in label files, class id or VOID).
       colors: pairs (RGB in label files, class id or VOID); None if colors are not used.
-      is_explicit: whether the source states the values; else they are assumed to start at 0.
+      is_explicit: whether the source states the values; otherwise, they are assumed to start at 0.
     """
 
     source: str
@@ -48,10 +48,10 @@ TUTORIAL = LabelMapping(
 class LabelRule:
     """A rule that converts label files to class ids: a label mapping and the read options for values.
 
-    Stored in the run, so that `evaluate` and `predict --labels` read labels as training did.
+    It is stored in the run, so that `evaluate` and `predict --labels` read labels as training did.
 
     Attributes:
-      num_classes: C.
+      num_classes: number of classes.
       ids, colors: as in `LabelMapping`.
       map, start, unknown_color, threshold: as in `ReadOptions`.
       by_color: kinds of label files that are read by color; all others are read by value.
@@ -94,7 +94,7 @@ class StoredLabels:
     rule: LabelRule
 
     def as_json(self) -> dict[str, Any]:
-        """Return both as JSON values."""
+        """Return the classes and the rule as JSON values."""
         return {"names": self.classes.names, "colors": self.classes.colors, "rule": dict(vars(self.rule))}
 
     @property
@@ -107,25 +107,25 @@ def labels_from_json(stored: Any) -> StoredLabels:
     """Invert `StoredLabels.as_json`.
 
     Raises:
-      ValueError: If `stored` has any other form.
+      ValueError: If `stored` has another format.
     """
     if not isinstance(stored, dict) or stored.keys() != {"names", "colors", "rule"}:
-        raise ValueError("no stored labels")
+        raise ValueError("not an object with names, colors and rule")
     names = tuple(_list(stored["names"]))
     if not all(isinstance(name, str) and name.isprintable() for name in names):
-        raise ValueError("no class names")
+        raise ValueError("the class names are not printable strings")
     colors = [_list(color) for color in _list(stored["colors"])]
     if not all(len(color) == 3 for color in colors) or len(colors) != len(names):
-        raise ValueError("no class colors")
+        raise ValueError("the class colors are not one RGB triple per class")
     rule = _rule_from_json(stored["rule"])
     if rule.num_classes != len(names):
-        raise ValueError("another number of classes")
+        raise ValueError("the label rule has another number of classes")
     return StoredLabels(ClassTable(names, tuple(tuple(_number(each, 0, 256) for each in c) for c in colors)), rule)
 
 
 def _rule_from_json(stored: Any) -> LabelRule:
     if not isinstance(stored, dict) or stored.keys() != LabelRule.__dataclass_fields__.keys():
-        raise ValueError("no label rule")
+        raise ValueError("the label rule has missing or unknown fields")
     rule = LabelRule(
         num_classes=_number(stored["num_classes"], 1, MAX_CLASSES + 1),
         ids=_pairs(stored["ids"]),
@@ -138,39 +138,39 @@ def _rule_from_json(stored: Any) -> LabelRule:
     )
     meant = [class_id for _, class_id in (*rule.ids, *(rule.colors or ()))]
     if not all(class_id < rule.num_classes or class_id == VOID for class_id in meant):
-        raise ValueError("a class id that is out of range")
+        raise ValueError("the label rule has a class id that is out of range")
     return rule
 
 
 def _list(value: Any) -> list:
     if not isinstance(value, list):
-        raise ValueError("no list")
+        raise ValueError("a value is not a list")
     return value
 
 
 def _number(value: Any, low: int, stop: int) -> int:
     if type(value) is not int or not low <= value < stop:
-        raise ValueError("not a number, or out of range")
+        raise ValueError("a value is not an integer, or is out of range")
     return value
 
 
 def _word(value: Any, known: tuple[str, ...]) -> Any:
     if value not in known:
-        raise ValueError("an unknown word")
+        raise ValueError(f"a value is not one of {', '.join(known)}")
     return value
 
 
 def _pairs(values: Any) -> tuple[tuple[int, int], ...]:
     pairs = [_list(pair) for pair in _list(values)]
     if not all(len(pair) == 2 for pair in pairs):
-        raise ValueError("no pairs")
+        raise ValueError("a value is not a list of pairs")
     return tuple((_number(old, 0, NUM_VALUES), _number(new, 0, NUM_VALUES)) for old, new in pairs)
 
 
 def _colors(values: Any) -> tuple[tuple[Color, int], ...]:
     pairs = [_list(pair) for pair in _list(values)]
     if not all(len(pair) == 2 and len(_list(pair[0])) == 3 for pair in pairs):
-        raise ValueError("no colors")
+        raise ValueError("the label colors are not pairs of RGB and a class id")
     return tuple((tuple(_number(each, 0, 256) for each in color), _number(new, 0, 256)) for color, new in pairs)
 
 
@@ -180,7 +180,7 @@ def make_label_rule(
     """Combine a label mapping with read options.
 
     Raises:
-      UserError: If `--map` has an invalid new value.
+      UserError: If `--map` has a new value that is neither a class nor void.
     """
     rule = LabelRule(
         len(label_mapping.classes),

@@ -18,8 +18,8 @@ class ReadOptions:
       label_files: glob for paths of label files, relative to the dataset folder; empty for all.
       label_suffix: suffix of label names after the image's name; empty to detect it.
       map: pairs (value in label files, value to read it as).
-      labels_start_at: value of the first class in label files; smaller values are void. -1: not set, 0 if nothing
-        contradicts it.
+      labels_start_at: value of the first class in label files; smaller values are void. -1 means 0, unless the labels
+        contradict it.
       labels_as: what palette and gray labels store.
       threshold: value from which pixels belong to the second of two classes; 0 for none.
       unknown_color: whether label colors without a class are an error or void.
@@ -27,7 +27,7 @@ class ReadOptions:
       exif: how images with an EXIF rotation are read.
       resize_labels: whether labels are resized to their images.
       image_range: values of black and white in 16-bit images; (0, 0) refuses them.
-      channels: channels of the images; 3 converts to RGB, others are read as stored.
+      channels: channels of the images; 3 converts them to RGB, others read them as stored.
       image_bits: bits per channel; "16" reads images of 16 bits as stored.
       follow_links: whether links may leave the folder.
       val_fraction: fraction of the training and validation images to use for validation; 0 keeps the dataset's split.

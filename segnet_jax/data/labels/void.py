@@ -1,6 +1,6 @@
 """Void pixels, which are neither trained on nor scored.
 
-Inside the program they have the id `constants.VOID`, 255. In label files they are, unless `--map` says otherwise:
+In the program, they have the id `constants.VOID`, 255. In label files, unless `--map` overrides it, they are:
 
 * values below `--labels-start-at`, and 255 if it is not a class (`value_table`);
 * classes of a class file with a name in `VOID_NAMES`;
@@ -18,11 +18,11 @@ VOID_NAMES = {
     *("void", "ignore", "ignored", "unlabelled", "unlabeled", "don't care", "dontcare", "__ignore__", "_ignore_"),
     *("_void_", "ignore_region", "ignore region"),
 }
-"""Names, in lower case, of rows that are read as void."""
+"""Class names, in lower case, that are read as void."""
 OUTSIDE = 254
 """Marks values and colors of label files that are neither a class nor void."""
 NUM_VALUES = 2**16
-"""Number of values that label files may contain."""
+"""Number of possible values in label files."""
 
 
 @functools.lru_cache(maxsize=8)
@@ -32,7 +32,7 @@ def value_table(ids: tuple[tuple[int, int], ...], changes: tuple[tuple[int, int]
     Args:
       ids: pairs of a value and its class id.
       changes: pairs (OLD, NEW): OLD is read like NEW.
-      start: the value of the first class; smaller ones are void.
+      start: value of the first class; smaller values are void.
     """
     table = np.full(NUM_VALUES, OUTSIDE, np.uint8)
     table[:start] = VOID

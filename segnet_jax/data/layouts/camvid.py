@@ -31,18 +31,18 @@ def tutorial(
     values.
 
     Args:
-      folder: folder with train.txt and, for further splits, val.txt and test.txt.
+      folder: folder with train.txt and, optionally, val.txt and test.txt.
       read_options: how its files are read.
-      label_mapping: its classes; None to infer them from the labels, as CamVid's only if the folder looks like CamVid.
+      label_mapping: label mapping; None to infer it, which gives CamVid's only if the folder looks like CamVid.
       stored: as in `open_pairs`.
-      other: see `label_mapping` of `open_pairs`.
+      other: `label_mapping` of `open_pairs`.
 
     Returns:
-      The dataset, its samples in the order of the lists.
+      The dataset, with samples in the order of the lists.
 
     Raises:
       UserError: If lists, files or pairs have faults, or splits share images; the error lists all faults. Reading a
-        faulty sample raises it too.
+        faulty sample also raises it.
     """
     folder = Path(folder)
     return open_pairs(find(folder, label_mapping), folder, read_options, stored, other)
@@ -51,15 +51,11 @@ def tutorial(
 def find(folder: Path, label_mapping: LabelMapping | None = TUTORIAL) -> LayoutFiles:
     """Read the lists of a folder, but not the listed files.
 
-    Args:
-      folder: as in `tutorial`.
-      label_mapping: as in `tutorial`.
-
     Raises:
       UserError: If there is no train.txt.
     """
     if not (folder / "train.txt").is_file():
-        message = f"no train.txt in {folder}: it must list the training pairs, one `image label` per line"
+        message = f"no train.txt in {folder}: write it with one training pair, `image label`, per line"
         raise UserError(message, kind="no-dataset", file=str(folder))
     lists = {
         split: read_list(folder / f"{split}.txt", folder)

@@ -1,6 +1,6 @@
 """Cityscapes: leftImg8bit/SPLIT/CITY/x_leftImg8bit.png and gtFine/SPLIT/CITY/x_gtFine_labelIds.png.
 
-Source of the table: cityscapesscripts/helpers/labels.py; 19 classes are trained, all other ids are void.
+Source of the table: cityscapesscripts/helpers/labels.py; 19 classes are used for training, and all other ids are void.
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ OF_IDS = {value: VOID for value in (*range(_MAX_ID + 1), VOID)} | {
 
 
 def roots(folder: Path) -> tuple[Path, Path] | None:
-    """Return the folders of images and labels, merged or each in its archive's folder, or None if one is missing."""
+    """Return the folders of images and labels, each in `folder` or its archive's folder, or None if one is missing."""
     found = []
     for name in (IMAGES, LABELS):
         packed = sorted(path for path in folder.glob(f"{name}*/{name}") if path.is_dir())
@@ -73,10 +73,6 @@ def recognize(folder: Path) -> str:
 
 def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
     """Find the pairs, with labelTrainIds if there are any, else labelIds.
-
-    Args:
-      folder: a folder that `recognize` accepts.
-      read_options: how its files are read.
 
     Raises:
       UserError: If there is no training image.

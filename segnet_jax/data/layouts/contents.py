@@ -9,7 +9,7 @@ from segnet_jax.data.images.suffixes import IMAGE_SUFFIXES
 from segnet_jax.data.layouts.names.match_names import is_litter
 from segnet_jax.system.errors import listed, shown
 
-_MAX_FOLDERS = 2000  # that are searched
+_MAX_FOLDERS = 2000  # searched at most
 _MAX_BYTES = 200_000  # read at each end of an annotation file
 
 _EXPORTS = {
@@ -27,11 +27,11 @@ _EXPORTS = {
         "polygons in JSON are not read; export masks from the labeling tool",
     ),
 }
-"""Annotation format -> (byte strings found in its files, what to do)."""
+"""Annotation format -> (byte strings in its files, advice)."""
 
 
 def describe_contents(folder: Path) -> tuple[str, str]:
-    """Describe the images and other files below a folder, and give hints on known annotation formats."""
+    """Return a description of the files below a folder, and advice on known annotation formats."""
     pictures: dict[str, Counter[str]] = {}
     others: Counter[str] = Counter()
     forms: dict[str, str] = {}
@@ -64,7 +64,7 @@ def describe_contents(folder: Path) -> tuple[str, str]:
 
 
 def _form_of(path: Path) -> str:
-    """Return the annotation format of a JSON file, by strings at its start and end, or "" if unknown."""
+    """Return the annotation format of a JSON file, by strings at its start and end, or "" if it is unknown."""
     try:
         if not path.is_file():
             return ""

@@ -16,17 +16,12 @@ def recognize(folder: Path) -> str:
     """Return how the layout was recognized, or "" if it was not."""
     there = (folder / IMAGES).is_dir() and (folder / LABELS).is_dir() and (folder / CODES).is_file()
     if there and any((folder / LABELS).glob("*_P.png")):
-        return f"it contains {CODES}, {IMAGES}/ and {LABELS}/ with names in _P"
+        return f"it contains {CODES}, {IMAGES}/ and {LABELS}/ with names that end in _P"
     return ""
 
 
 def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
-    """Find the pairs; valid.txt or other lists name the validation images, else the split is random.
-
-    Args:
-      folder: a folder that `recognize` accepts.
-      read_options: how its files are read.
-    """
+    """Find the pairs; without valid.txt or another list of validation images, the split is random."""
     faults: list[Fault] = []
     ignored: list[str] = []
     label_mapping, _ = folder_label_mapping(folder, faults, ignored)

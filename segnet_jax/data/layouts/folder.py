@@ -37,7 +37,7 @@ class Pictures(NamedTuple):
     Attributes:
       images: pairs (name, path).
       labels: pairs (name, path); names equal the images' names except for a prefix or suffix.
-      folders: relative folders of the images and of the labels.
+      folders: relative paths of the image folders and of the label folders.
     """
 
     images: list[tuple[str, Path]]
@@ -60,7 +60,7 @@ def recognize(folder: Path) -> str:
 
 
 def _is_wrapped(folder: Path, places: Sequence[str]) -> bool:
-    """Return whether all files are in one subfolder, which is then the dataset with its lists and class file."""
+    """Return whether all files are in one subfolder, which is then the dataset itself."""
     tops = {place.split("/")[0] for place in places}
     if len(tops) != 1 or any("/" not in place for place in places) or find_class_table(folder):
         return False
@@ -71,12 +71,7 @@ def _is_wrapped(folder: Path, places: Sequence[str]) -> bool:
 def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
     """Find the pairs, splits and classes of a folder.
 
-    Args:
-      folder: a folder that `recognize` accepts.
-      read_options: how its files are read.
-
-    Returns:
-      The pairs; all in "train" with `is_split` False if nothing names the validation images.
+    If nothing defines the validation images, all pairs are in "train" and `is_split` is False.
     """
     faults: list[Fault] = []
     notes: list[str] = []
@@ -128,7 +123,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
 def _listed_of_splits(
     entries: Mapping[str, list[Entry]], lists: Mapping[str, Path], folder: Path, faults: list[Fault]
 ) -> dict[str, list[Entry]]:
-    """Restrict splits defined by folders to the listed images; listing images of another split is a fault."""
+    """Restrict splits defined by folders to the listed images; a list with images of another split is a fault."""
     everything = [entry for of_split in entries.values() for entry in of_split]
     chosen = dict(entries)
     for split, path in lists.items():
@@ -146,10 +141,7 @@ def _listed_of_splits(
 def survey(folder: Path, read_options: ReadOptions, faults: list[Fault]) -> dict[str, Pictures]:
     """Sort the image files below a folder into images and labels of each split ("" if no folder names one).
 
-    Args:
-      folder: the dataset folder.
-      read_options: how its files are read.
-      faults: list to extend with links out of the folder and unusable file names.
+    Links that leave the folder and unusable file names are added to `faults`.
     """
     found = folders_with_pictures(folder, pictures_below(folder, folder, faults, "", read_options.follow_links))
     places = {parts: place_of(parts) for parts in found}
@@ -195,7 +187,7 @@ def _pictures(
     folder: Path,
     read_options: ReadOptions,
 ) -> Pictures:
-    """Name the images and labels of a split, including subfolders that both sides share."""
+    """Name the images and labels of a split by file and, where both have them, subfolders."""
     images = [
         (place, path)
         for place, path in images
@@ -246,12 +238,9 @@ def pairs_of(
 
 
 def lists_in(place: Path, folder: Path, faults: list[Fault]) -> dict[str, Path]:
-    """Return split -> list file, found by name in the dataset folder or its list folders.
+    """Return split -> list file, found by name in `place` or, if it is the dataset folder, its list folders.
 
-    Args:
-      place: the folder searched first.
-      folder: the dataset folder.
-      faults: list to extend if a split has several lists and none is named exactly like it.
+    If a split has several lists and none is named exactly like the split, `faults` is extended.
     """
     for inner in LIST_FOLDERS if place == folder else ("",):
         there = sorted((place / inner).glob("*"), reverse=True)  # lower case first; includes dead links
@@ -270,14 +259,14 @@ _SHORT = {"train": ("train", "training"), "val": ("val", "valid", "validation"),
 
 
 def _obvious(paths: Sequence[Path], split: str, folder: Path, faults: list[Fault]) -> Path:
-    """Return the list named exactly like the split; without one, several are a fault."""
+    """Return the list named exactly like the split; if there is none, several lists are a fault."""
     for name in _SHORT[split]:
         for path in paths:
             if path.stem.lower() == name:
                 return path
     if len(paths) > 1:
         names = [relative_path(path, folder) for path in paths]
-        message = f"{listed(names)} may all be the list of {split}"
+        message = f"each of {listed(names)} could be the list of {split}"
         faults.append(Fault("several-lists", names[0], message, f"rename the right one to {split}.txt"))
     return paths[0]
 
@@ -287,13 +276,9 @@ def by_lists(
 ) -> dict[str, list[Entry]]:
     """Split pairs by list files; without a training list, unlisted pairs are for training.
 
-    Args:
-      entries: all pairs.
-      lists: split -> its list.
-      folder: the dataset folder.
-      faults: list to extend; with a training list, missing labels of unlisted images are removed from it.
+    With a training list, missing labels of unlisted images are removed from `faults`.
     """
-    if "train" in lists:  # then unlisted images need no label
+    if "train" in lists:  # unlisted images then need no label
         unlabeled = {fault.file: fault for fault in faults if fault.kind == WITHOUT_LABEL}
         named = set().union(*(names_in(path, unlabeled) for path in lists.values()))
         faults[:] = [fault for fault in faults if fault.file not in unlabeled or fault.file in named]

@@ -1,4 +1,4 @@
-"""Published datasets that are read like any folder, but with known classes."""
+"""Layouts of published datasets, with their classes, and of Label Studio."""
 
 import dataclasses
 import re
@@ -66,7 +66,7 @@ def _recognize_coco_stuff(root: Path) -> str:
 
 
 def _find_coco_stuff(root: Path, read_options: ReadOptions) -> LayoutFiles:
-    """Find COCO-Stuff's pairs; stuffthingmaps have the ids of labels.txt minus one, which counts `unlabeled` as 0."""
+    """Find COCO-Stuff's pairs; stuffthingmaps contain the ids of labels.txt (where 0 is `unlabeled`) minus one."""
     found = folder.find(root, read_options)._replace(name="coco-stuff")
     label_mapping = found.label_mapping
     if label_mapping is None or not label_mapping.is_explicit or dict(label_mapping.ids).get(0) != VOID:
@@ -78,7 +78,7 @@ def _find_coco_stuff(root: Path, read_options: ReadOptions) -> LayoutFiles:
 
 def _recognize_label_studio(root: Path) -> str:
     found = next((path for path in root.glob("**/*-tag-*.png") if _TASK.fullmatch(path.name)), None)
-    return f"{found.relative_to(root)} is a mask of one class, as Label Studio names them" if found else ""
+    return f"{found.relative_to(root)} is named like Label Studio's mask of one class" if found else ""
 
 
 def _find_label_studio(root: Path, read_options: ReadOptions) -> LayoutFiles:
@@ -112,4 +112,4 @@ LAYOUTS = {
     "COCO-Stuff": KnownLayout(_recognize_coco_stuff, _find_coco_stuff),
     "Label Studio": KnownLayout(_recognize_label_studio, _find_label_studio),
 }
-"""Name -> layout; all others are recognized by `folder.recognize`."""
+"""Layout name -> layout."""

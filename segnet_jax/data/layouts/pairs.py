@@ -40,10 +40,10 @@ class LayoutFiles(NamedTuple):
       label_mapping: the class file's mapping; None to infer it from the labels.
       faults: faults of lists, names and missing files.
       notes: lines for the log.
-      is_split: whether the folder has a split of its own.
+      is_split: whether the folder defines training and validation images.
       has_bad_class_file: whether there is a class file that could not be used.
       default: label mapping of the dataset that the layout is named after.
-      fits_default: maps {value: pixels} to whether such labels can be that dataset's.
+      fits_default: function from {value: pixels} to whether such labels can be that dataset's.
     """
 
     name: str
@@ -68,17 +68,17 @@ def open_pairs(
     stored: StoredLabels | None = None,
     label_mapping: LabelMapping | None = None,
 ) -> Dataset:
-    """Check every file of a layout and make a dataset of them; images are not decoded.
+    """Check every file of a layout, without decoding images, and return the dataset.
 
     Args:
       found: the pairs of files.
       folder: the dataset folder.
       read_options: how its files are read.
       stored: a run's classes and label rule, used unless the folder's class file names other classes.
-      label_mapping: used if the folder has no class file.
+      label_mapping: label mapping for a folder without a class file.
 
     Returns:
-      The dataset; reading a faulty sample reports the faults of all.
+      The dataset; reading a faulty sample raises an error with the faults of all samples.
 
     Raises:
       UserError: If layout, files, pairs or labels have faults, or splits share images; the error lists all faults.
@@ -95,7 +95,7 @@ def open_pairs(
         and found.label_mapping is not None
         and found.label_mapping.classes.names != stored.classes.names
     ):
-        stored = None  # the caller compares its classes with the run's
+        stored = None  # the caller compares the folder's classes with the run's
     doubts: tuple[Fault, ...] = ()
     if stored is not None:
         classes, rule = stored.classes, stored.rule
@@ -125,7 +125,7 @@ def _interpreted(
     faults: list[Fault],
     notes: list[str],
 ) -> Interpretation | None:
-    """Scan all labels and determine what they mean, or return None if there are faults."""
+    """Scan and interpret all labels, or return None if there are faults."""
     labels = [(pair.entry.label, relative_path(pair.entry.label, folder)) for each in sound.values() for pair in each]
     labels = list(dict.fromkeys(labels))
     scans = scan(labels, read_options, faults)
@@ -143,7 +143,7 @@ def _interpreted(
 
 
 def _split_randomly(sound: Mapping[str, Sequence[Pair]], fraction: float) -> tuple[dict[str, list[Pair]], str]:
-    """Split training and validation pairs again; return them and a note. Duplicate names get the old split's prefix."""
+    """Split training and validation pairs anew, adding the old split to duplicate names; return splits and a note."""
     keys: dict[tuple[str, str], Pair] = {}
     names: set[str] = set()
     for split in ("train", "val"):
@@ -177,7 +177,7 @@ def _split(pairs: Sequence[Pair], folder: Path, rule: LabelRule, read_options: R
     for entry, image, label in pairs:
         digest.update(f"{entry.name}\n{image.sha256}\n{label.sha256}\n".encode())
     settings = (_fingerprinted(rule), read_options.exif == "apply", read_options.resize_labels)
-    # The oldest settings add nothing, so that fingerprints of that time stay valid.
+    # The original settings add nothing, so that old fingerprints stay valid.
     if settings != (_fingerprinted(make_label_rule(TUTORIAL, DEFAULTS)), False, "off"):
         digest.update(repr(settings).encode())
     if read_options.exif == "by-label" or read_options.image_range != (0, 0):
@@ -192,7 +192,7 @@ def _split(pairs: Sequence[Pair], folder: Path, rule: LabelRule, read_options: R
 
 
 def _fingerprinted(rule: LabelRule) -> tuple:
-    """Return the fields of a rule that enter the fingerprint; `by_color` only where the rule has colors."""
+    """Return the fields of a rule that enter the fingerprint; `by_color` only if the rule has colors."""
     by_color = rule.by_color if rule.colors is not None else ()
     return rule.num_classes, rule.ids, rule.colors, rule.map, rule.start, rule.unknown_color, rule.threshold, by_color
 

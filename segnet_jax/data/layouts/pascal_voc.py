@@ -1,7 +1,7 @@
 """Pascal VOC's segmentation layout, also written by CVAT and labelme: JPEGImages, SegmentationClass, ImageSets.
 
-Labels are palette images of 21 classes with 255 for void unless the folder has a class file. Without one, the classes
-are VOC's only if names or values match, as tools write this layout for any classes.
+Without a class file, labels are read as VOC's 21 classes and 255 as void, but only if names or values match, because
+tools write this layout for any classes.
 Source of the names and their order: the VOC2012 development kit; the palette is its `VOClabelcolormap`.
 """
 
@@ -43,11 +43,7 @@ def recognize(folder: Path) -> str:
 
 
 def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
-    """Find the listed pairs; without a list for training or validation, the pairs outside test are split randomly.
-
-    Args:
-      folder: a folder that `recognize` accepts.
-      read_options: how its files are read.
+    """Find the listed pairs; without a list for training or validation, pairs that are not in test are split randomly.
 
     Raises:
       UserError: If there is no label.
@@ -84,7 +80,7 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
 
 
 def _is_voc(values: Mapping[int, int], has_lists: bool, names: Sequence[str]) -> bool:
-    """Return whether labels without a class file can be Pascal VOC's own."""
+    """Return whether labels without a class file can be Pascal VOC's."""
     if not set(values) <= {*range(len(CLASSES)), VOID}:
         return False
     is_named = all(re.fullmatch(r"\d{4}_\d{6}", name) for name in names)
@@ -100,5 +96,5 @@ def _lists(folder: Path, entries: list[Entry], faults: list[Fault]) -> tuple[dic
         notes.append(f"note: {LISTS}/{lists.pop('test').name} lists no image with a label and is not used")
     if others:
         used = listed([path.name for path in lists.values()]) or "none"
-        notes.append(f"note: lists in {LISTS} not used: {shown(listed(others))}; used: {used}")
+        notes.append(f"note: lists in {LISTS} that are not used: {shown(listed(others))}; used: {used}")
     return lists, notes

@@ -1,7 +1,7 @@
 """Canvas and random numbers of the street scenes.
 
-Only elementwise additions, multiplications, divisions, square roots and comparisons are used, whose results IEEE 754
-fixes, so a scene is the same on every machine. Sines, powers, sums and matrix products are not fixed in this way.
+Scenes are the same on every machine, because only elementwise additions, multiplications, divisions, square roots and
+comparisons are used, whose results IEEE 754 defines, unlike those of sines, powers, sums and matrix products.
 """
 
 import hashlib
@@ -16,11 +16,11 @@ from segnet_jax.constants import VOID
 class Rng:
     """Random numbers that depend on `identity` alone.
 
-    They come from Philox's raw 64-bit integers, which numpy promises to keep, unlike the distributions of
+    They are made of Philox's raw 64-bit integers, which numpy guarantees not to change, unlike the distributions of
     `numpy.random.Generator`.
 
     Args:
-      *identity: strings and integers that name the stream, such as a seed, a split's name and an index.
+      *identity: strings and integers that identify the stream, such as a seed, a split's name and an index.
     """
 
     def __init__(self, *identity: str | int):
@@ -47,7 +47,7 @@ class Rng:
         return options[self.integer(0, len(options) - 1)]
 
     def noise(self, *shape: int) -> np.ndarray:
-        """Draw float32 numbers from -1 to 1, each the mean of two random bytes."""
+        """Draw float32 numbers from -1 to 1, each from the mean of two random bytes."""
         count = 1
         for size in shape:
             count *= size
@@ -84,15 +84,15 @@ def planes(color: Color) -> np.ndarray:
 
 
 class Canvas:
-    """An image in progress: `layer` starts the next nearer object, to which the following patches belong.
+    """An image painted from back to front: `layer` starts an object, to which subsequent patches belong.
 
-    The image is antialiased; the label is decided at pixel centers, by the last layer there.
+    The image is antialiased. A pixel's label is the class of the last layer that covers its center.
 
     Attributes:
       image: float32 [3,height,width], RGB 0..255.
       x, y: float32 [width] and [height], pixel centers.
-      clumps, grain, stains: float32 [height,width] about 0: ragged edges, leaves, uneven walls and asphalt.
-      haze_color, haze_depth: color of the air, and meters over which it takes a third of a color.
+      clumps, grain, stains: noise around 0, float32 [height,width], for ragged edges, leaves, and walls and asphalt.
+      haze_color, haze_depth: color of the haze, and depth in meters at which it makes up a third of a color.
     """
 
     def __init__(self, rng: Rng, height: int, width: int):
@@ -108,7 +108,7 @@ class Canvas:
         self.haze_color, self.haze_depth = (0.0, 0.0, 0.0), math.inf
 
     def smooth_noise(self, rng: Rng, row_cell: float, column_cell: float) -> np.ndarray:
-        """Interpolate random numbers on a grid of cells (in pixels) to float32 [height,width], -1 to 1."""
+        """Return noise interpolated from a random grid, float32 [height,width], -1 to 1; cell sizes are in pixels."""
         rows, columns = self.y / np.float32(row_cell), self.x / np.float32(column_cell)
         top, left = rows.astype(np.intp), columns.astype(np.intp)
         grid = rng.noise(int(top[-1]) + 2, int(left[-1]) + 2)
@@ -117,7 +117,7 @@ class Canvas:
         return grid[:, left] + right * (grid[:, left + 1] - grid[:, left])
 
     def layer(self, class_id: int, loose: bool = False) -> None:
-        """Start the next nearer object; a loose one gets a VOID edge, as in CamVid's annotations."""
+        """Start an object in front of the others; a loose one gets a VOID edge, as in CamVid's annotations."""
         self._layers.append((class_id, loose))
 
     def haze_fraction(self, depth):
@@ -137,7 +137,7 @@ class Canvas:
           patch: the shape; None paints nothing.
           color: RGB 0..255, or float32 that broadcasts to [3,h,w].
           opacity: 0..1, or float32 that broadcasts to [h,w]; None is opaque.
-          owns: whether the pixels get the layer's class; shadows do not change classes.
+          owns: whether the pixels get the layer's class; False for shadows.
         """
         if patch is None:
             return
@@ -150,7 +150,7 @@ class Canvas:
             self._owner[patch.window][patch.inside >= 0] = len(self._layers) - 1
 
     def window(self, left: float, top: float, right: float, bottom: float) -> tuple[slice, slice] | None:
-        """Return the pixels inside these edges and a margin of one for antialiasing, or None outside the canvas."""
+        """Return the window of these edges plus one pixel for antialiasing, or None if it is outside the canvas."""
         first_row, last_row = max(0, math.floor(top) - 1), min(self.height, math.ceil(bottom) + 1)
         first_column, last_column = max(0, math.floor(left) - 1), min(self.width, math.ceil(right) + 1)
         if first_row >= last_row or first_column >= last_column:
@@ -187,7 +187,7 @@ class Canvas:
         return Patch(window, (from_rows[:, :, None] + from_columns[:, None, :]).min(axis=0))
 
     def stroke(self, start: Point, end: Point, thickness: float) -> Patch | None:
-        """Make a straight stroke between two (column, row) points, at least a pixel thick."""
+        """Make a straight stroke between two (column, row) points, at least one pixel thick."""
         (x0, y0), (x1, y1) = start, end
         length = math.sqrt((x1 - x0) * (x1 - x0) + (y1 - y0) * (y1 - y0))
         half = max(thickness, 1.0) / 2 / max(length, 1e-6)
@@ -209,7 +209,7 @@ class Canvas:
     def label(self) -> np.ndarray:
         """Return class ids, with VOID just outside the edges of loose layers: uint8 [height,width]."""
         class_ids, loose = np.array(self._layers).T
-        reach = np.where(loose.astype(bool)[self._owner], self._owner, 0)  # the nearest loose layer about
+        reach = np.where(loose.astype(bool)[self._owner], self._owner, 0)  # nearest loose layer in the neighborhood
         for _ in range(max(1, round(self.height / 180))):
             wide = np.pad(reach, 1, mode="edge")
             beside = np.maximum(wide[1:-1, :-2], wide[1:-1, 2:])

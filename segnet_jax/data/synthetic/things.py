@@ -1,7 +1,7 @@
 """Objects in a street: trees, lamps, signs, people, bicycles.
 
-Every function paints one random object, `x` meters to the right of the camera and `depth` meters ahead. Thin objects
-are thicker than in reality, so that they cover a few pixels in a small frame.
+Objects are drawn at random, `x` meters to the right of the camera and `depth` meters ahead. Thin objects are thicker
+than in reality, to cover a few pixels in a small frame.
 """
 
 from segnet_jax.constants import VOID
@@ -30,7 +30,7 @@ LAMPS = ((226.0, 60.0, 48.0), (232.0, 170.0, 50.0), (70.0, 200.0, 120.0))
 
 
 def tree(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float) -> None:
-    """Paint a trunk below a crown of clumps of leaves, lighter towards the top."""
+    """Paint a tree with a crown of leaf clumps that are lighter toward the top."""
     stand = Stand(canvas, camera, x, depth)
     leaf, bark = vary(rng, rng.pick(LEAVES)), vary(rng, (84, 72, 60))
     trunk, radius, thick = rng.uniform(1.7, 2.6), rng.uniform(1.2, 2.0), rng.uniform(0.3, 0.45)
@@ -58,7 +58,7 @@ def bush(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float) -> No
 
 
 def pole(stand: Stand, height: float, thickness: float, metal, least: float) -> None:
-    """Paint a round pole, with a highlight if it is wide enough; `least` in pixels."""
+    """Paint a round pole at least `least` pixels thick, with a highlight if it is wide enough."""
     stand.stroke((0, 0), (0, height), thickness, metal, least)
     if thickness * stand.scale > 3:
         streak = -0.12 * thickness
@@ -85,14 +85,14 @@ def lamp_post(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float) 
 
 
 def sign(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float) -> None:
-    """Paint a road sign or a traffic light on its pole."""
+    """Paint a road sign or a traffic light on a pole."""
     size, up = rng.uniform(0.6, 0.78), rng.uniform(2.2, 2.9)
     stand = Stand(canvas, camera, x, depth)
     stand.shadow(0.35)
     canvas.layer(POLE, rng.chance(LOOSE))
     pole(stand, up, 0.25, vary(rng, rng.pick(METALS), 8), 0.022 * canvas.height)
     canvas.layer(SIGN, rng.chance(LOOSE))
-    plate = Stand(canvas, camera, x, depth, size)  # from here on a length of 1 is the sign's half height
+    plate = Stand(canvas, camera, x, depth, size)  # from here on, a length of 1 is half the sign's height
     plate.foot = stand.point(0, up)
     rng.pick((warning, prohibition, command, stop, direction, traffic_light))(rng, plate)
 
@@ -129,7 +129,7 @@ def stop(rng: Rng, plate: Stand) -> None:
 
 
 def direction(rng: Rng, plate: Stand) -> None:
-    """Paint a board with two lines of writing."""
+    """Paint a board with two lines of text."""
     board = vary(rng, rng.pick((BLUE, GREEN, YELLOW, WHITE)))
     ink = BLACK if board[0] > 150 else WHITE
     plate.box(-1.5, -0.75, 1.5, 0.75, ink)
@@ -152,7 +152,7 @@ def pedestrian(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float)
     stand = Stand(canvas, camera, x, depth, size, squeeze=rng.pick((-1.0, 1.0)))
     top, trousers = vary(rng, rng.pick(CLOTHES)), vary(rng, shade(rng.pick(CLOTHES), 0.8))
     stride, swing = rng.pick((0.08, 0.14, 0.3, 0.36)), rng.uniform(0.05, 0.22)
-    hem = rng.pick((0.82, 0.82, 0.55))  # of a jacket, or of a coat
+    hem = rng.pick((0.82, 0.82, 0.55))  # jacket or coat
     stand.shadow(0.5)
     canvas.layer(PEDESTRIAN, rng.chance(LOOSE))
     for foot, light in ((-stride, 0.8), (stride, 1.0)):
@@ -168,10 +168,10 @@ def pedestrian(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float)
 
 
 def bicyclist(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float) -> None:
-    """Paint a rider on a bicycle, across the street or along it (then foreshortened)."""
+    """Paint a bicyclist riding across the street, or along it and thus foreshortened."""
     along = rng.chance(0.45)
     squeeze = rng.uniform(0.45, 0.65) if along else rng.uniform(0.85, 1.0)
-    broad = 1.35 if along else 1.0  # the rider is as broad as he is long, his bicycle is not
+    broad = 1.35 if along else 1.0  # only the bicycle is foreshortened, not the rider
     stand = Stand(canvas, camera, x, depth, rng.uniform(1.1, 1.22), squeeze * rng.pick((-1.0, 1.0)))
     top, legs = vary(rng, rng.pick(JERSEYS)), vary(rng, shade(rng.pick(CLOTHES), 0.75))
     frame = vary(rng, rng.pick(PAINTS))
@@ -194,7 +194,7 @@ def bicyclist(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float) 
 
 
 def litter_bin(rng: Rng, canvas: Canvas, camera: Camera, x: float, depth: float) -> None:
-    """Paint a bin, which has no class: VOID."""
+    """Paint a litter bin, which is VOID."""
     stand = Stand(canvas, camera, x, depth)
     color, wide, tall = vary(rng, rng.pick(PAINTS + METALS)), rng.uniform(0.3, 0.5), rng.uniform(0.9, 1.3)
     stand.shadow(0.6)

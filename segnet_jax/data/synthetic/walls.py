@@ -1,4 +1,4 @@
-"""Houses, hedges and fences; every wall pixel maps to one position, whose pattern is defined in meters."""
+"""Houses, hedges and fences; each pixel is mapped to its position on the wall, where patterns are in meters."""
 
 import math
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ class Wall:
     """An upright surface on the canvas.
 
     Attributes:
-      patch: its pixels.
+      patch: pixels of the surface.
       along: float32 [w], meters along the surface.
       up: float32 [h,w] or [h,1], meters above the ground.
       depth: float32 [w] or [1], meters ahead.
@@ -46,13 +46,13 @@ class Wall:
 
 
 def wall_along(canvas: Canvas, camera: Camera, x: float, near: float, far: float, top: float) -> Wall | None:
-    """Make a wall along the street x meters to the right, from the ground to `top`."""
+    """Make a wall along the street, `x` meters to the right, from the ground to `top`."""
     corners = [camera.point(x, up, depth) for up, depth in ((0, near), (top, near), (top, far), (0, far))]
     patch = canvas.polygon(corners)
     if patch is None:
         return None
     columns = canvas.x[patch.window[1]] - np.float32(camera.vanishing)
-    scale = np.maximum(columns / np.float32(x), np.float32(0.7 * camera.focal / far))  # a spare column may lie beyond
+    scale = np.maximum(columns / np.float32(x), np.float32(0.7 * camera.focal / far))  # the margin may lie beyond `far`
     depth = np.float32(camera.focal) / scale
     up = np.float32(camera.eye) - (canvas.y[patch.window[0]] - np.float32(camera.horizon))[:, None] / scale
     return Wall(patch, depth, up, depth, scale * scale * np.float32(abs(x) / camera.focal), scale)
@@ -71,7 +71,7 @@ def wall_across(canvas: Canvas, camera: Camera, start: float, stop: float, depth
 
 @dataclass(frozen=True)
 class Facade:
-    """Look of a house: colors, lengths in meters, and the brightness of single windows, float32 [4,8]."""
+    """Appearance of a house: colors, lengths in meters, and brightness of its windows, float32 [4,8]."""
 
     wall: Color
     pane: Color
@@ -86,7 +86,7 @@ class Facade:
 
 
 def draw_facade(rng: Rng) -> Facade:
-    """Draw the look of a house."""
+    """Draw the appearance of a house."""
     wall = vary(rng, shade(rng.pick(FACADES), rng.uniform(0.82, 1.1)), 12)
     trims = ((206, 202, 192), shade(wall, 0.65), shade(wall, 1.3), (150, 60, 52), (60, 84, 110))
     bay, story = rng.uniform(2.0, 3.4), rng.uniform(2.7, 3.3)
@@ -105,7 +105,7 @@ def draw_facade(rng: Rng) -> Facade:
 
 
 def paint_facade(canvas: Canvas, wall: Wall | None, look: Facade, top: float, light: float) -> None:
-    """Paint one wall of a house: framed windows floor by floor, a shop, a cornice."""
+    """Paint one wall of a house: framed windows, a shop, and a cornice."""
     if wall is None:
         return
     if look.bay * wall.along_scale.max() < 3.4:  # pixels: too narrow to show windows
@@ -119,7 +119,7 @@ def paint_facade(canvas: Canvas, wall: Wall | None, look: Facade, top: float, li
     off_center = np.abs(floor - floor_number - np.float32(0.5)) * np.float32(look.story)
     in_bay = (np.float32(look.window_width / 2) - off_middle) * wall.along_scale
     in_floor = (np.float32(look.window_height / 2) - off_center) * wall.up_scale
-    num_floors = math.floor((top - 0.7 - look.ground_floor) / look.story)  # that fit under the cornice
+    num_floors = math.floor((top - 0.7 - look.ground_floor) / look.story)  # below the cornice
     has_window = (floor_number >= 0) & (floor_number < num_floors)
     in_window = np.where(has_window, np.minimum(in_bay, in_floor), np.float32(-9))
     color = mix(look.wall, look.trim, cover(in_window + np.float32(0.12) * wall.up_scale))

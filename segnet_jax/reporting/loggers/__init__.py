@@ -1,4 +1,4 @@
-"""Loggers of a run's numbers and pictures beside `metrics.jsonl`: one small interface, a file for each service.
+"""Loggers that send a run's numbers and pictures to other services, one module for each service.
 
 To add one, add a class with the methods of `Logger` to `LOGGERS`, and its name to `config.options.Loggers`.
 """
@@ -19,29 +19,29 @@ from segnet_jax.system.files import atomic_write_json
 
 
 class Logger(Protocol):
-    """What a logger does. Any error that it raises is logged once, and the logger is no longer used.
+    """The interface of a logger. If it raises an error, the error is logged and the logger is no longer used.
 
     Attributes:
-      run_id: id of the run there, by which a resumed run continues it.
+      run_id: id of the run in the service, under which a resumed run continues.
     """
 
     run_id: str
 
     def describe(self, hyperparameters: Mapping[str, Any], classes: Sequence[str]) -> None:
-        """Store the settings that differ from the defaults, numbers, booleans and strings, and the class names."""
+        """Store the class names and the settings that differ from the defaults (numbers, booleans and strings)."""
 
     def numbers(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        """Log finite numbers of "train" or "val"; names may have parts, such as "iou/Sky"."""
+        """Log finite numbers of kind "train" or "val"; names may contain slashes, as in "iou/Sky"."""
 
     def picture(self, name: str, step: int, path: pathlib.Path) -> None:
         """Log a PNG file; called from the drawing thread."""
 
     def close(self) -> None:
-        """Send what is left."""
+        """Send all remaining data."""
 
 
 LOGGERS: dict[str, Callable[[pathlib.Path, str], Logger]] = {"wandb": WandbLogger, "mlflow": MlflowLogger}
-"""Value of `--logger` -> function (run folder, id of the run there) -> logger; named like the package it needs."""
+"""Value of `--logger`, which is also the name of the required package -> function (run folder, run_id) -> logger."""
 
 _IDS_FILE = "loggers.json"
 
@@ -50,7 +50,7 @@ def check_installed(names: Sequence[str]) -> None:
     """Check that the packages of loggers are installed; they are imported later, which takes seconds.
 
     Raises:
-      UserError: If one is not; the message has the command that installs it.
+      UserError: If a package is missing; the message contains the command that installs it.
     """
     for name in names:
         if importlib.util.find_spec(name) is None:
@@ -58,7 +58,7 @@ def check_installed(names: Sequence[str]) -> None:
 
 
 def open_loggers(names: Sequence[str], folder: pathlib.Path) -> list[Logger]:
-    """Open loggers; a resumed run keeps its earlier ids there, which its folder stores.
+    """Open loggers, with the ids stored in the folder if the run is resumed.
 
     Raises:
       UserError: If a logger cannot start.
@@ -72,7 +72,8 @@ def open_loggers(names: Sequence[str], folder: pathlib.Path) -> list[Logger]:
         try:
             opened[name] = LOGGERS[name](folder, ids[name])
         except Exception as error:  # no account, or no server
-            raise UserError(f"--logger {name} cannot start: {' '.join(str(error).split())}; or omit it") from error
+            why = " ".join(str(error).split())
+            raise UserError(f"--logger {name} cannot start: {why}; correct this, or omit the logger") from error
     atomic_write_json(folder / _IDS_FILE, ids | {name: each.run_id for name, each in opened.items()})
     return list(opened.values())
 
@@ -85,4 +86,4 @@ def _read_ids(folder: pathlib.Path) -> dict[str, str]:
             return ids
     except (OSError, ValueError, TypeError):
         pass
-    raise UserError(f"{folder / _IDS_FILE} is damaged: delete it, and the loggers begin new runs")
+    raise UserError(f"{folder / _IDS_FILE} is damaged: delete it to start new runs in the loggers")

@@ -1,6 +1,6 @@
 """Log to MLflow (`--logger mlflow`), which needs the package mlflow.
 
-Its own environment variables apply: MLFLOW_TRACKING_URI names a server or a local database, which is its default.
+MLflow's environment variables apply: MLFLOW_TRACKING_URI is the address of a server or, by default, a local database.
 """
 
 import os
@@ -10,19 +10,19 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_MOST_AT_ONCE = 100  # parameters that MLflow takes in one call
-_LONGEST = 500  # characters of a parameter that every MLflow takes
+_MOST_AT_ONCE = 100  # parameters that MLflow accepts in one call
+_LONGEST = 500  # characters of a parameter that every version of MLflow accepts
 
 
 class MlflowLogger:
     """A run of MLflow.
 
     Args:
-      folder: run folder, whose name the run gets.
-      run_id: id of the run; without such a run, a new one begins.
+      folder: run folder, which gives the MLflow run its name.
+      run_id: id of the MLflow run to continue; if it does not exist, a new run is created.
 
     Attributes:
-      run_id: id that MLflow gave it.
+      run_id: id of the MLflow run.
     """
 
     def __init__(self, folder: pathlib.Path, run_id: str):
@@ -34,7 +34,7 @@ class MlflowLogger:
         try:
             self._client.update_run(run_id, status="RUNNING")
             self.run_id = run_id
-        except MlflowException:  # there is none with this id
+        except MlflowException:  # no run has this id
             name = os.environ.get("MLFLOW_EXPERIMENT_NAME", "segnet_jax")
             known = self._client.get_experiment_by_name(name)
             experiment = known.experiment_id if known else self._client.create_experiment(name)
@@ -42,7 +42,7 @@ class MlflowLogger:
 
     def describe(self, hyperparameters: Mapping[str, Any], classes: Sequence[str]) -> None:
         """See `Logger`."""
-        known = self._client.get_run(self.run_id).data.params  # which MLflow lets nobody change
+        known = self._client.get_run(self.run_id).data.params  # MLflow does not allow changing them
         values = {**hyperparameters, "classes": ", ".join(classes)}
         new = [(name, str(value)[:_LONGEST]) for name, value in values.items() if name not in known]
         for first in range(0, len(new), _MOST_AT_ONCE):
@@ -57,7 +57,7 @@ class MlflowLogger:
         self._client.log_batch(self.run_id, metrics=metrics)
 
     def picture(self, name: str, step: int, path: pathlib.Path) -> None:
-        """See `Logger`; the file's name has the step."""
+        """See `Logger`; the file name contains the step."""
         self._client.log_artifact(self.run_id, str(path), name)
 
     def close(self) -> None:

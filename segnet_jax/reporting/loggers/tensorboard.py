@@ -12,7 +12,7 @@ from typing import Any
 
 
 class TensorBoardLogger:
-    """Write an event file `events.*`; while the disk is full, events are dropped.
+    """Writer of an event file `events.*`; while the disk is full, events are dropped.
 
     Args:
       folder: run folder.
@@ -23,12 +23,12 @@ class TensorBoardLogger:
         with _without_torch():
             from tensorboardX.event_file_writer import EventsWriter  # slow to import, needed for training only
 
-        # Without tensorboardX's writer thread, whose queue blocks forever once the disk was full.
+        # Without tensorboardX's writer thread, whose queue blocks forever after the disk was full.
         self._events = EventsWriter(
             str(folder / "events"),
             f".{resume_step or 0}.{os.getpid()}",  # unique for two starts within a second
         )
-        self._last: Any = None  # summary that tells the hyperparameter table of a finished run
+        self._last: Any = None  # summary that marks the run as finished in the hyperparameter table
         if resume_step is not None:
             self._hide_from(resume_step + 1)
 

@@ -1,6 +1,6 @@
 """Log to Weights & Biases (`--logger wandb`), which needs the package wandb.
 
-Its own environment variables apply: WANDB_MODE=offline writes to WANDB_DIR, or the folder wandb, without a network.
+Its environment variables apply: WANDB_MODE=offline writes to WANDB_DIR, by default the folder wandb, without a network.
 """
 
 import os
@@ -13,8 +13,8 @@ class WandbLogger:
     """A run of Weights & Biases.
 
     Args:
-      folder: run folder, whose name the run gets.
-      run_id: id of the run; one that exists is resumed.
+      folder: run folder, which gives the run in wandb its name.
+      run_id: id of the run in wandb, which is resumed if it exists.
     """
 
     def __init__(self, folder: pathlib.Path, run_id: str):

@@ -53,7 +53,7 @@ class Chart:
 
 
 def training_charts(run: RunSummary) -> list[Chart]:
-    """Return charts of accuracy and loss over the epochs; none without logged steps."""
+    """Return charts of accuracy and loss over the epochs, or none if no steps are logged."""
     if not run.train and not run.val:
         return []
     train, val = run.train, run.val

@@ -96,7 +96,7 @@ def most_confused(confusion: np.ndarray, names: Sequence[str], max_pairs: int = 
 
 
 def confusion_csv(confusion: np.ndarray, names: Sequence[str]) -> str:
-    """Format the counts as CSV, a row for each true class and a column for each predicted one."""
+    """Format the counts as CSV, with a row for each true class and a column for each predicted class."""
     safe = list(map(safe_cell, names))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")

@@ -15,13 +15,13 @@ _MAX_PICTURE_CHARS = 4_000_000  # of base64 on a page
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """A metric, or the IoU of a class, of each run; None without a score.
+    """A metric, or the IoU of a class, for each run.
 
     Attributes:
-      name: what is scored.
-      values: of each run.
-      format: converts a value to text.
-      intervals: bootstrap interval of each run; None without one.
+      name: name of the metric or class.
+      values: value of each run, or None.
+      format: function that converts a value to text.
+      intervals: bootstrap interval of each run, or None.
     """
 
     name: str
@@ -36,11 +36,11 @@ class Comparison:
 
     Attributes:
       names: unique names of the runs.
-      warnings: why their scores may not be comparable.
+      warnings: reasons why the scores may not be comparable.
       comparable: whether to mark the best scores.
       scores: a row for each metric.
-      facts: (name, texts).
-      settings: (field, texts) of the fields that differ.
+      facts: (name, texts) pairs.
+      settings: (field, texts) pairs for the fields that differ.
       classes: a row with the IoU of each class.
       pictures: the preview samples, each with name, image, label and one prediction per run, as base64.
       class_names: names of the runs' classes, if they are the same and have colors.
@@ -98,13 +98,13 @@ def comparison(runs: Sequence[RunSummary]) -> Comparison:
 
 
 def _names(runs: Sequence[RunSummary]) -> list[str]:
-    """Return the folder names, with a number where two are equal."""
+    """Return the folder names, with numbers if they are not unique."""
     names = [run.name for run in runs]
     return [name if names.count(name) == 1 else f"{name} ({number})" for number, name in enumerate(names, start=1)]
 
 
 def _differing(runs: Sequence[RunSummary]) -> list[str]:
-    """Return why the scores are not comparable."""
+    """Return the reasons why the scores are not comparable."""
     messages = []
     properties = {
         "The classes differ": lambda run: run.classes,
@@ -152,7 +152,7 @@ def _settings(runs: Sequence[RunSummary]) -> list[tuple[str, list[str]]]:
 def _pictures(runs: Sequence[RunSummary]) -> list[dict[str, Any]]:
     """Return the preview samples that all runs have, with the predictions of their chosen steps.
 
-    There are none if the runs have other classes, or if a run stores no predictions of its chosen step.
+    Return none if the classes differ, or if a run stores no predictions of its chosen step.
     """
     if len({(run.classes, run.colors) for run in runs}) > 1 or any(run.chosen is None for run in runs):
         return []

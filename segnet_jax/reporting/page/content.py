@@ -1,4 +1,4 @@
-"""Texts and values of a run's report: scores, notes, warnings, facts and next commands."""
+"""Texts and values of a run's report: scores, notes, warnings, facts and follow-up commands."""
 
 import json
 import shlex
@@ -20,7 +20,7 @@ _MAX_CHANGES = 200  # settings listed on a page
 
 
 def headline(run: RunSummary) -> dict[str, float | None]:
-    """Return key -> value of each metric of the result, or else of the chosen evaluation."""
+    """Return the value of each metric by key, from the result or else the chosen evaluation."""
     row, result = run.chosen_row, run.result
     return {key: number(result.get(key)) if key in result else number(row.get(key)) for key in METRICS}
 
@@ -57,7 +57,7 @@ def status(run: RunSummary) -> tuple[str, str]:
 
 
 def split_notes(run: RunSummary) -> list[str]:
-    """Return the limits of what the scores show, given how split and checkpoint were chosen."""
+    """Return notes on how far the scores generalize, given the choice of split and checkpoint."""
     dataset, split = run.about.get("dataset"), run.result.get("split") or run.about.get("split") or "val"
     if not run.val and not run.result:
         return []
@@ -177,7 +177,7 @@ def facts(run: RunSummary) -> dict[str, dict[str, str]]:
 
 
 def changed_settings(run: RunSummary) -> tuple[str, list[tuple[str, str, str]]]:
-    """Return the base of the run's config, and the settings that differ: name, base value, own value.
+    """Return the base of the run's config, and the settings that differ: name, base value, value in the run.
 
     A result also lists dataset and global batch size, which do not follow from the config alone.
     """
@@ -208,19 +208,19 @@ def global_batch_size(run: RunSummary) -> int | None:
 
 
 def interval(run: RunSummary) -> dict[str, tuple[float, float]]:
-    """Return key -> bootstrap interval, of the metrics that have one."""
+    """Return the bootstrap intervals of a run's metrics by key."""
     return result_interval(run.result)
 
 
 def result_interval(result: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Return key -> bootstrap interval, from a `result.json` or the output of `evaluate --json`."""
+    """Return the bootstrap intervals in a `result.json` or the output of `evaluate --json` by key."""
     stored = {key: _dict(result.get("interval")).get(key) for key in METRICS}
     pairs = {key: tuple(map(number, ends)) for key, ends in stored.items() if isinstance(ends, list)}
     return {key: ends for key, ends in pairs.items() if len(ends) == 2 and None not in ends}
 
 
 def baseline(run: RunSummary) -> dict[str, Any] | None:
-    """Return the commonest class's "name", "values" and whether the network "is_better"; None without scores."""
+    """Return "name" and "values" of predicting the most common class, and whether the network "is_better", or None."""
     if run.chosen is None or run.chosen.scores is None:
         return None
     found = commonest_class_baseline(run.chosen.confusion)
@@ -231,7 +231,7 @@ def baseline(run: RunSummary) -> dict[str, Any] | None:
 
 
 def boundary(run: RunSummary) -> dict[str, float]:
-    """Return the result's boundary F1 by definition, "paper" and "script"."""
+    """Return the result's boundary F1 by its definition, "paper" or "script"."""
     stored = _dict(run.result.get("boundary_f1"))
     values = {name: number(stored.get(name)) for name in ("paper", "script")}
     return {name: value for name, value in values.items() if value is not None}
@@ -277,7 +277,7 @@ def _uses_last_checkpoint(run: RunSummary) -> bool:
 
 
 def _commit(commit: str) -> str:
-    """Shorten a commit, and say whether the code had local changes."""
+    """Shorten a commit hash, and state whether the code had local changes."""
     name, _, dirty = commit.partition("-")
     return f"{name[:12]}, with local changes" if dirty else name[:12]
 

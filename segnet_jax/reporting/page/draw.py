@@ -1,6 +1,6 @@
-"""Draw the report of a run, or the comparison of several, as one self-contained HTML file.
+"""Draw the report of a run, or a comparison of several runs, as one self-contained HTML file.
 
-Its content security policy allows only embedded pictures and, by their hashes, its own style and script.
+The page's content security policy allows only embedded pictures and, by hash, the page's style and script.
 """
 
 import base64
@@ -38,10 +38,10 @@ from segnet_jax.system.files import atomic_write_text
 
 REPORT_FILE, CONFUSION_FILE = "report.html", "confusion.csv"
 MARK = '<meta name="generator" content="segnet_jax">'
-"""Identifies our pages, which may be overwritten; at the start of each page."""
+"""Marks our pages, which may be overwritten, near their start."""
 
 MAX_BYTES = 5_000_000
-"""Upper bound of the size of a run's page, whatever its folder contains."""
+"""Upper bound on the size of a run's page, whatever its folder contains."""
 
 _MAX_TABLE_CLASSES = 40  # with more classes, the confusion matrix is a picture
 _LEVELS = 10  # of color in the confusion matrix
@@ -60,10 +60,7 @@ def write_report(folder: pathlib.Path) -> None:
 def write_page(run: RunSummary, path: pathlib.Path, published: Mapping[str, Any] | None = None) -> None:
     """Write a run's report to `path`, and `confusion.csv` to the run folder if the run has a confusion matrix.
 
-    Args:
-      run: content of the run folder.
-      path: path of the page.
-      published: result of `published.compare_with_published`, to include it.
+    The page includes `published`, the result of `published.compare_with_published`, if given.
 
     Raises:
       OSError: If a file cannot be written.
@@ -115,7 +112,7 @@ def report_html(run: RunSummary, published: Mapping[str, Any] | None = None) -> 
 
 
 def comparison_html(runs: Sequence[RunSummary], published: Mapping[str, Any] | None = None) -> str:
-    """Return the HTML of a comparison of several runs, and with published results if given."""
+    """Return the HTML of a comparison of several runs and, if given, published results."""
     compared = comparison(runs)
     values = {"charts": comparison_charts(runs, compared.names), "comparison": compared, "published": published}
     style = _colors(runs[0]) if compared.class_names else ""
@@ -123,7 +120,7 @@ def comparison_html(runs: Sequence[RunSummary], published: Mapping[str, Any] | N
 
 
 def _confusion(run: RunSummary) -> np.ndarray | None:
-    """Return the confusion matrix of the chosen evaluation, if known and not zero."""
+    """Return the confusion matrix of the chosen evaluation; None if it is unknown or zero."""
     return run.chosen.confusion if run.chosen is not None and run.chosen.scores is not None else None
 
 

@@ -51,7 +51,7 @@ class ScoredRun:
 
 
 def from_run(run: RunSummary) -> ScoredRun:
-    """Use a run's own result, or its evaluations so far."""
+    """Pair a run with its own result or, before it has one, with its evaluations."""
     step = run.chosen_step
     images = read_images(images_path(run.folder, step)) if step is not None else None
     miou = content.headline(run)["miou"]
@@ -61,7 +61,7 @@ def from_run(run: RunSummary) -> ScoredRun:
 
 
 def _number(value: Any) -> float | None:
-    """Return a score; boundary F1 is by the paper's definition, as in the published numbers."""
+    """Return a score; for boundary F1, the paper's definition is used, as in the published numbers."""
     return number(value.get("paper") if isinstance(value, dict) else value)
 
 
@@ -71,7 +71,7 @@ def _miou(images: Images) -> float:
 
 
 def from_evaluation(run: RunSummary, result: Mapping[str, Any]) -> ScoredRun:
-    """Use the output of `evaluate --json` for a run."""
+    """Pair a run with the output of `evaluate --json`."""
     encoded, images = result.get("images"), None
     if isinstance(encoded, str):
         try:

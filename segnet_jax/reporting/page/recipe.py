@@ -1,4 +1,4 @@
-"""The first facts of a run: when, how long, on what, and the recipe in a few words."""
+"""The overview at the top of a report: date, duration, data and recipe."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ from segnet_jax.reporting.page.run_summary import RunSummary, integer, text
 
 
 def overview(run: RunSummary) -> list[tuple[str, str]]:
-    """Return (name, value) of a run's date, duration, data and recipe; what is unknown is left out."""
+    """Return (name, value) pairs for a run's date, duration, data and recipe, leaving out unknown values."""
     config = run.config
     entries = [("started", words.date_words(run.started)), ("took", words.duration_words(run.seconds))]
     dataset = text(run.result.get("dataset") or run.about.get("dataset") or "", 60)
@@ -16,9 +16,9 @@ def overview(run: RunSummary) -> list[tuple[str, str]]:
     entries += [("data", words.dataset_words(dataset)), ("training images", f"{count:,}" if count else "")]
     if config is not None:
         height, width = config.image_size
-        start = text(pathlib.PurePath(config.init).name, 60)  # a page names no folder of this machine
+        start = text(pathlib.PurePath(config.init).name, 60)  # pages must not name local folders
         entries += [
-            ("recipe", text(config.protocol, 60) or "own settings"),
+            ("recipe", text(config.protocol, 60) or "custom settings"),
             ("learning rate", f"{config.learning_rate:g}, {config.schedule}"),
             ("images per step", _batch(run)),
             (
@@ -26,7 +26,7 @@ def overview(run: RunSummary) -> list[tuple[str, str]]:
                 f"{height}x{width}" + (f", crops of {crop[0]}x{crop[1]}" if (crop := config.crop)[0] else ""),
             ),
             ("length", _length(run)),
-            ("first weights", words.value_words(start, "init")),
+            ("initial weights", words.value_words(start, "init")),
         ]
     return [(name, value) for name, value in entries if value]
 
@@ -41,7 +41,7 @@ def _batch(run: RunSummary) -> str:
 
 
 def _length(run: RunSummary) -> str:
-    """Return the planned length: epochs, or steps where the config counts in steps."""
+    """Return the planned length in epochs, or in steps if the config has steps."""
     steps = run.config.steps or integer(run.result.get("num_steps"))
     if run.config.steps:
         return f"{steps:,} steps"

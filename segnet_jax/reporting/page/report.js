@@ -5,7 +5,7 @@
   const element = (id) => document.getElementById(id);
   page.classList.add("js");
 
-  // Sliders: from the prediction's colors to the truth's, the strength of the colors, the step of the prediction.
+  // Sliders: from prediction to ground truth, the strength of the colors, and the step of the prediction.
   const blend = element("blend");
   const colors = element("colors");
   const step = element("step");
@@ -50,7 +50,7 @@
     showStep();
   }
 
-  // What is wider than the window fades out at the side where it goes on, and a line says so.
+  // Content that is wider than the window fades out at the clipped side, and a hint appears below it.
   for (const box of all(".scroll, .command code")) {
     const hint = document.createElement("p");
     hint.className = "hint";
@@ -67,7 +67,7 @@
     update();
   }
 
-  // Copies a command, or selects it where a local file may not use the clipboard.
+  // Copies a command, or selects it if a local file may not use the clipboard.
   async function copy(button) {
     const code = button.parentElement.querySelector("code");
     let result = "Copied";

@@ -53,10 +53,10 @@ class StoredEvaluation:
 
 @dataclass
 class RunSummary:
-    """The content of a run folder; each value is empty if the folder does not have it.
+    """The content of a run folder; values that the folder does not have are empty.
 
     Attributes:
-      folder: path as given.
+      folder: path of the run folder.
       config: config of the run.
       environment: `environment.json`.
       result: `result.json` of a finished run.
@@ -102,7 +102,7 @@ class RunSummary:
 
     @property
     def seconds(self) -> float | None:
-        """Seconds that the run took so far; None if unknown."""
+        """Seconds that the run has taken; None if unknown."""
         seconds = number(self.result.get("seconds"))
         if seconds is None:
             rows = (*self.train[-1:], *self.val[-1:])
@@ -167,7 +167,7 @@ def _first_date(folder: pathlib.Path) -> str:
 
 
 def _json(run: RunSummary, name: str) -> Any:
-    """Parse a JSON file; return None if it is missing, too large or damaged, the latter two noted as a problem."""
+    """Parse a JSON file; return None if it is missing, and also add a problem if it is too large or damaged."""
     try:
         return confined.read_json(run.folder, name, most=_MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
@@ -180,7 +180,7 @@ def _json(run: RunSummary, name: str) -> Any:
 
 
 def _names(run: RunSummary, folder: str) -> list[str]:
-    """Return the names in a folder of the run; none, and a problem, if it is a link or cannot be read."""
+    """Return the names in a folder of the run; add a problem if the folder is a link or cannot be read."""
     try:
         return confined.names(run.folder, folder)
     except (OSError, UserError) as error:
@@ -189,7 +189,7 @@ def _names(run: RunSummary, folder: str) -> list[str]:
 
 
 def _without_path(run: RunSummary, error: Exception) -> str:
-    """Return an error's message without the path of the run, since a page is passed on."""
+    """Return an error's message without the path of the run, since pages are shared."""
     return text(str(error).replace(f"{run.folder}/", ""), 300)
 
 

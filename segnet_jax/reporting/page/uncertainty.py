@@ -15,11 +15,11 @@ _PICTURES = ("image", "prediction", "entropy", "information", "variance")
 
 
 def uncertainty(run: RunSummary) -> dict[str, Any]:
-    """Check the content of `uncertainty.json`, which `evaluate --samples` wrote.
+    """Return the checked content of `uncertainty.json`, which `evaluate --samples` wrote; {} without this file.
 
     Returns:
-      "samples", their number; "images", a description; "rows" of (name, score of the mean over the samples, score
-      without dropout); "pictures" as base64. Empty if there is no such file.
+      "samples", the number of samples; "images", a description of the images; "rows", each (name, score of the mean
+      over the samples, score without dropout); and "pictures" as base64.
     """
     content = run.uncertainty
     if not content:

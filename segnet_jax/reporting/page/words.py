@@ -1,4 +1,4 @@
-"""Words for settings, values, splits, datasets, dates and durations, as the pages show them."""
+"""Readable texts for settings, values, splits, datasets, dates and durations on the report pages."""
 
 import contextlib
 import datetime
@@ -16,10 +16,10 @@ _DATASETS = {
     "own-lists": "own images, listed in files",
 }
 _CHOICES = {
-    "init": {"none": "random weights", "vgg16": "VGG-16 of ImageNet", "vgg19": "VGG-19 of ImageNet"}
-    | {"vgg16_bn": "VGG-16 with BatchNorm of ImageNet"},
+    "init": {"none": "random weights", "vgg16": "VGG-16 from ImageNet", "vgg19": "VGG-19 from ImageNet"}
+    | {"vgg16_bn": "VGG-16 with BatchNorm from ImageNet"},
     "class_weights": {
-        "none": "all classes alike",
+        "none": "equal for all classes",
         "matlab": "median frequency, as in MATLAB",
         "auto-present": "median frequency, over images with the class",
         "auto-global": "median frequency, over all images",
@@ -38,39 +38,34 @@ _CHOICES = {
 }
 _SIZES = ("image_size", "crop")
 _NAMES = {
-    "init": "first weights",
+    "init": "initial weights",
     "ema_decay": "decay of the averaged weights",
     "swa_epochs": "last epochs whose weights are averaged",
-    "own": "objects of Python",
+    "own": "custom Python objects",
     "grad_accum_steps": "batches per step",
     "global_batch_size": "images per step",
-    "encoder_lr_mult": "encoder's share of the learning rate",
-    "bias_lr_mult": "learning rate of biases, times",
+    "encoder_lr_mult": "learning-rate multiplier of the encoder",
+    "bias_lr_mult": "learning-rate multiplier of biases",
 }
 
 
 def split_word(split: str) -> str:
-    """Return the name of a split: "val" is "validation"."""
+    """Return a readable name of a split, such as "validation" for "val"."""
     return _SPLITS.get(split, split)
 
 
 def dataset_words(name: str) -> str:
-    """Return a dataset's name in words; an unknown name as it is."""
+    """Return a readable name of a dataset; unknown names are returned unchanged."""
     return _DATASETS.get(name, name)
 
 
 def setting_words(name: str) -> str:
-    """Return the name of a config field in words."""
+    """Return a readable name of a config field."""
     return _NAMES.get(name, name.replace("_", " "))
 
 
 def value_words(value: Any, name: str) -> str:
-    """Return a setting's value in words.
-
-    Args:
-      value: the value, or its JSON text.
-      name: config field.
-    """
+    """Return a readable value of the setting `name`; `value` may be JSON text."""
     if isinstance(value, str):
         with contextlib.suppress(ValueError, RecursionError):
             value = json.loads(value)
@@ -88,7 +83,7 @@ def value_words(value: Any, name: str) -> str:
 
 
 def date_words(date: str) -> str:
-    """Return an ISO date as "30 November 2026"; "" for anything else."""
+    """Format an ISO date as "30 November 2026"; return "" for anything else."""
     try:
         day = datetime.date.fromisoformat(date)
     except ValueError:
@@ -97,7 +92,7 @@ def date_words(date: str) -> str:
 
 
 def duration_words(seconds: float | None) -> str:
-    """Return a duration as "2 h 5 min", "20 min 30 s" or "45 s"; "" if it is unknown."""
+    """Format a duration as "2 h 5 min", "20 min 30 s" or "45 s"; return "" if it is unknown."""
     if seconds is None or not math.isfinite(seconds) or seconds < 0:
         return ""
     minutes, second = divmod(round(seconds), 60)

@@ -1,1 +1,1 @@
-"""The steps compiled for devices that are not present, and what the compiled programs say."""
+"""Compile steps for devices that are not present, and analyze the compiled programs."""

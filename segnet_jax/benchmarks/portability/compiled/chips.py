@@ -1,4 +1,4 @@
-"""The chips that can be compiled for without being present: their descriptions, and the compiler's devices."""
+"""Descriptions of the chips that `portability compile` supports, and compile-only devices for them."""
 
 import importlib.metadata
 import importlib.util
@@ -29,16 +29,16 @@ class Chip:
     """A chip's description, from `chips/NAME.toml`.
 
     Attributes:
-      name: such as "h200".
+      name: name of the chip, such as "h200".
       platform: "cuda" or "tpu".
-      device_kind: its row of `roofline.PEAKS`.
-      precision: dtype of activations that "auto" chooses on it.
-      sources: where the numbers come from.
-      device: for "cuda": fields of XLA's GpuDeviceInfoProto.
-      cuda: for "cuda": assumed version of driver, runtime and toolkit.
-      cudnn: for "cuda": assumed version of cuDNN.
-      accelerator: for "tpu": accelerator type without the number of chips.
-      topologies: for "tpu": number of chips -> name of the topology.
+      device_kind: row of `roofline.PEAKS`.
+      precision: dtype of activations that "auto" chooses.
+      sources: sources of the numbers.
+      device: fields of XLA's GpuDeviceInfoProto; for "cuda" only.
+      cuda: assumed version of driver, runtime and toolkit; for "cuda" only.
+      cudnn: assumed version of cuDNN; for "cuda" only.
+      accelerator: accelerator type without the number of chips; for "tpu" only.
+      topologies: number of chips -> name of the topology; for "tpu" only.
     """
 
     name: str
@@ -54,13 +54,13 @@ class Chip:
 
     @property
     def architecture(self) -> str:
-        """NVIDIA's name of the instruction set, such as "sm_90"."""
+        """NVIDIA's name for the instruction set, such as "sm_90"."""
         capability = self.device["cuda_compute_capability"]
         return f"sm_{capability['major']}{capability.get('minor', 0)}"
 
     @property
     def target_config(self) -> str:
-        """XLA's GpuTargetConfigProto as text."""
+        """XLA's GpuTargetConfigProto in text format."""
         major, minor, patch = map(int, self.cudnn.split("."))
         versions = dict.fromkeys(("driver_version", "runtime_version", "compile_time_toolkit_version"), self.cuda)
         return proto_text(
@@ -109,9 +109,9 @@ class Target:
     """Devices to compile for.
 
     Attributes:
-      chip: their kind.
-      mesh: the devices, with the axis AXIS.
-      versions: of the compiler's parts besides jax and jaxlib.
+      chip: kind of the devices.
+      mesh: mesh of the devices, with the axis AXIS.
+      versions: versions of the compiler's packages other than jax and jaxlib.
     """
 
     chip: Chip
@@ -125,12 +125,12 @@ class Target:
 
 
 def open_target(chip: Chip, num_devices: int) -> Target:
-    """Return devices of a chip, in one process, from an installed compiler; no device is needed.
+    """Return compile-only devices of a chip, in one process, from an installed compiler.
 
     Raises:
-      UserError: If the compiler's package or `ptxas` is missing, or there is no topology of so many chips.
+      UserError: If the compiler's package or `ptxas` is missing, or no topology has enough chips.
     """
-    jax.config.update("jax_platforms", "cpu")  # where such devices are present, they are not used
+    jax.config.update("jax_platforms", "cpu")  # do not use such devices even if they are present
     if chip.platform == "cuda":
         return _cuda_target(chip, num_devices)
     return _tpu_target(chip, num_devices)
@@ -139,11 +139,11 @@ def open_target(chip: Chip, num_devices: int) -> Target:
 def _cuda_target(chip: Chip, num_devices: int) -> Target:
     plugins = [f"jax-cuda{major}-plugin" for major in (13, 12) if _is_importable(f"jax_plugins.xla_cuda{major}")]
     if not plugins:
-        raise UserError(f"JAX's CUDA plugin is not installed, which compiles for {chip.name}: {_EXTRA}")
+        raise UserError(f"compiling for {chip.name} needs JAX's CUDA plugin, which is not installed: {_EXTRA}")
     ptxas, version = find_ptxas(chip.architecture)
-    # XLA takes the first one on the path.
+    # XLA uses the first ptxas on the path.
     os.environ["PATH"] = os.pathsep.join([str(ptxas.parent), os.environ.get("PATH", "")])
-    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # of the libraries that only running needs
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # the libraries are needed only at run time
     described = topologies.get_topology_desc(
         chip.name, "cuda", target_config=chip.target_config, topology=f"1x1x{num_devices}"
     )
@@ -153,13 +153,13 @@ def _cuda_target(chip: Chip, num_devices: int) -> Target:
 
 def _tpu_target(chip: Chip, num_devices: int) -> Target:
     if not _is_importable("libtpu"):
-        raise UserError(f"libtpu is not installed, which compiles for {chip.name}: {_EXTRA}")
+        raise UserError(f"compiling for {chip.name} needs libtpu, which is not installed: {_EXTRA}")
     enough = sorted(int(count) for count in chip.topologies if int(count) >= num_devices)
     if not enough:
         most = max(map(int, chip.topologies))
         raise UserError(f"--devices for {chip.name} must be at most {most}, got {num_devices}")
     os.environ |= {
-        "TPU_SKIP_MDS_QUERY": "1",  # asks no metadata server
+        "TPU_SKIP_MDS_QUERY": "1",  # do not query the metadata server
         "TPU_ACCELERATOR_TYPE": f"{chip.accelerator}-{enough[0]}",
         "TPU_WORKER_HOSTNAMES": "localhost",
     }
@@ -169,12 +169,12 @@ def _tpu_target(chip: Chip, num_devices: int) -> Target:
 
 
 def find_ptxas(architecture: str) -> tuple[pathlib.Path, str]:
-    """Return NVIDIA's assembler for an instruction set, and its version.
+    """Return the path and the version of a `ptxas`, NVIDIA's assembler, that supports an instruction set.
 
-    Looks on the path, in NVIDIA's Python packages and in /usr/local/cuda.
+    Searches the path, NVIDIA's Python packages and /usr/local/cuda.
 
     Raises:
-      UserError: If there is none, or none of them knows the instruction set.
+      UserError: If no ptxas is found, or none supports the instruction set.
     """
     others = []
     for path in _ptxas_candidates():
@@ -184,9 +184,9 @@ def find_ptxas(architecture: str) -> tuple[pathlib.Path, str]:
             return path, version
         others.append(version)
     if not others:
-        raise UserError(f"ptxas, NVIDIA's assembler, is neither on the path nor installed: {_EXTRA}")
+        raise UserError(f"ptxas, NVIDIA's assembler, was not found: {_EXTRA}")
     raise UserError(
-        f"ptxas {', '.join(others)} does not know {architecture}; install one that does, for example "
+        f"ptxas {', '.join(others)} does not support {architecture}; install a version that does, for example "
         'pip install "nvidia-cuda-nvcc-cu12==12.8.*"'
     )
 

@@ -1,4 +1,4 @@
-"""`portability compile`: compile the steps of a config or run for a chip, and write what the programs say as JSON."""
+"""`portability compile`: compile the steps of a config or run for a chip, and write an analysis as JSON."""
 
 import dataclasses
 import datetime
@@ -21,11 +21,11 @@ from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_text, check_place, plain, read_own_json, write_result
 
 DESCRIPTION = """Compile the steps of training, evaluation and inference for a GPU or TPU that is not present, and
-write what the optimized programs say: kernels, bytes, convolutions, collectives, memory, and throughput to expect.
+analyze the optimized programs: kernels, bytes, convolutions, collectives, memory, and throughput to expect.
 
-Takes the flags of train too: --devices N compiles for N devices in one host, and --precision auto is the precision
-that training chooses on the chip. Needs the compiler: pip install "segnet_jax[aot]". A step takes about a minute of CPU
-time, for a TPU several times as long.
+Also accepts the flags of train: --devices N compiles for N devices in one host, and --precision auto is the precision
+that training chooses on the chip. Needs the compiler: pip install "segnet_jax[aot]". Compiling a step takes about a
+minute of CPU time, and several times as long for a TPU.
 
 Example:
   python -m segnet_jax.portability compile --target h200 --batch-size-per-device 16 --json h200.json"""
@@ -39,14 +39,14 @@ CONFIG_FIELDS = (
 
 @dataclass(frozen=True)
 class Options:
-    """The flags of `portability compile` besides the config.
+    """The flags of `portability compile` in addition to those of the config.
 
     Attributes:
       target: name of the chip.
       json: file to write.
-      programs: from STEPS.
-      hlo: folder for the text of the programs; "" for none.
-      run: run folder; "" for none.
+      programs: steps to compile, from STEPS.
+      hlo: folder for the text of the programs, or "".
+      run: run folder, or "".
     """
 
     target: str
@@ -60,7 +60,7 @@ def parse(args: Sequence[str], prog: str) -> tuple[Config, Options]:
     """Parse the flags.
 
     Raises:
-      UserError: If a flag is wrong or missing.
+      UserError: If a flag is invalid or missing.
     """
     own = own_flags()
     for flag in ("--target", "--json", "--hlo"):
@@ -81,7 +81,7 @@ def compile_steps(config: Config, options: Options) -> int:
     Raises:
       UserError: If the config is inconsistent, the compiler is missing, or a file cannot be written.
     """
-    check_network(dataclasses.replace(config, init="none"))  # the programs take the weights as arguments
+    check_network(dataclasses.replace(config, init="none"))  # the weights are arguments of the programs
     chip = read_chip(options.target)
     num_devices = 1 if config.devices == "all" else int(config.devices)
     target = open_target(chip, num_devices)
@@ -105,7 +105,7 @@ def compile_steps(config: Config, options: Options) -> int:
     result["programs"] = _earlier_programs(options.json, result)
     for step in options.programs:
         result["programs"][step] = _compile(step, config, constants, precision, target, options.hlo)
-        _write(options.json, result)  # after each, so that an interruption keeps the earlier ones
+        _write(options.json, result)  # after each step, so that an interruption loses only one
     print(f"wrote {options.json}")
     return 0
 
@@ -129,7 +129,7 @@ def _compile(
 
 
 def _earlier_programs(path: str, result: dict[str, Any]) -> dict[str, Any]:
-    """Return the programs of a file that this command wrote before for the same target and settings, else none."""
+    """Return the programs that an earlier call wrote for the same target and settings, or {}."""
     try:
         earlier = read_own_json(path)
         same = ("compiled", "versions", "commit", "target", "precision", "num_devices", "config", "experiment")

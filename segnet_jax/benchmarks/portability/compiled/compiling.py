@@ -18,15 +18,15 @@ _ANALYSES = {"flops": "flop", "bytes accessed": "bytes_accessed", "optimal_secon
 
 
 def compile_program(program: Program, target: Target, deterministic: bool = False) -> tuple[Any, float]:
-    """Compile a step as training does: by the `shard_map` of `--mapping shard_map`, with the same XLA options.
+    """Compile a step as training with `--mapping shard_map` does, with the same XLA options.
 
     Args:
       program: from `steps.build_program`.
-      target: devices to compile for. A step that is not mapped is compiled for the first.
-      deterministic: as in the config.
+      target: devices to compile for; a step that is not mapped is compiled for the first device.
+      deterministic: whether to compile for bit-reproducible GPU runs, as in the config.
 
     Returns:
-      The compiled program and the seconds that compiling took, without lowering.
+      The compiled program, and the compile time in seconds without lowering.
     """
     mesh = target.mesh
     if program.split is None:
@@ -53,13 +53,9 @@ def _placed(x: jax.ShapeDtypeStruct, sharding: NamedSharding) -> jax.ShapeDtypeS
 
 
 def describe(compiled: Any, target: Target, precision: str, num_images: int) -> dict[str, Any]:
-    """Return what a compiled program says of itself, JSON-serializable.
+    """Return counts, limits and memory use of a program from `compile_program`, JSON-serializable.
 
-    Args:
-      compiled: from `compile_program`.
-      target: what it is compiled for.
-      precision: dtype of activations.
-      num_images: images that one device processes in a call.
+    `num_images` is the number of images that one device processes in a call.
     """
     listed = kernels(compiled.as_text())
     analysis = compiled.cost_analysis() or {}

@@ -1,4 +1,4 @@
-"""What a compiled program does: its kernels by kind and by part, convolutions, copies, collectives and memory."""
+"""Count the kernels of a compiled program by kind and part, its convolutions, copies and collectives."""
 
 import math
 import re
@@ -12,11 +12,11 @@ PARTS = (
     *("convolution", "batch_norm_sums", "batch_norm_apply", "pool", "unpool", "loss"),
     *("gradient_sum", "optimizer", "guard", "input"),
 )
-"""The scopes (`jax.named_scope`) of the steps. Kernels outside them count as "layout" (copies and transposes that the
-compiler adds) or "other"."""
+"""The scopes (`jax.named_scope`) of the steps. Kernels outside these scopes count as "layout" (copies and transposes
+that the compiler adds) or "other"."""
 SMALL_BYTES = 4_000_000
-"""A kernel that reads and writes less takes longer to launch than to run on a large GPU."""
-EFFICIENCIES = ((0.6, 0.8), (0.5, 0.75))  # assumed fractions of the peak rates: of convolutions, of other kernels
+"""On a large GPU, a kernel that reads and writes fewer bytes takes longer to launch than to run."""
+EFFICIENCIES = ((0.6, 0.8), (0.5, 0.75))  # assumed fractions of the peak rates for (convolutions, other kernels)
 
 _PART = re.compile(rf"\b({'|'.join(PARTS)})\b")
 _CONVOLUTION = re.compile(r"^__cudnn\$conv|^convolution$")
@@ -26,7 +26,7 @@ _COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "col
 def part_of(kernel: Instruction) -> str:
     """Return the part of the step that a kernel belongs to.
 
-    A fused kernel belongs to the part of its result, but to the optimizer if it computes an update.
+    A fusion belongs to the part of its result, or to the optimizer if it computes an update.
     """
     if is_convolution(kernel):
         return "convolution"
@@ -45,7 +45,7 @@ def is_convolution(kernel: Instruction) -> bool:
 
 
 def is_copy(kernel: Instruction) -> bool:
-    """Return whether a kernel only changes the layout or place of data."""
+    """Return whether a kernel only moves data or changes its layout."""
     return kernel.operation in ("copy", "copy-start", "transpose") or bool(
         re.match(r"(input_transpose|wrapped_transpose|wrapped_copy|loop_transpose|copy|transpose)", kernel.name)
     )
@@ -70,12 +70,7 @@ def kind_of(kernel: Instruction) -> str:
 
 
 def count_program(kernels: Sequence[Instruction], num_images: int) -> dict[str, Any]:
-    """Return the counts of a program, JSON-serializable; all sums are of one device and one call.
-
-    Args:
-      kernels: from `hlo.kernels`.
-      num_images: images that one device processes in a call.
-    """
+    """Return the counts of a program for one device and one call, which processes `num_images`, JSON-serializable."""
     kinds, parts, small = Counter(), defaultdict(Counter), 0
     for each in (each for each in kernels if not each.operation.endswith("-done")):
         kinds[kind_of(each)] += each.count
@@ -105,7 +100,7 @@ def count_program(kernels: Sequence[Instruction], num_images: int) -> dict[str, 
 
 
 def count_convolutions(kernels: Sequence[Instruction]) -> dict[str, Any]:
-    """Return the convolutions by kind, window and layout, their fused epilogues and their FLOPs."""
+    """Count the convolutions by kind, window and layout, and their fused epilogues and FLOPs."""
     chosen = [each for each in kernels if is_convolution(each)]
     counted = Counter((_role(each), _window(each), _layout(each)) for each in chosen for _ in range(each.count))
     return {
@@ -133,7 +128,7 @@ def _layout(kernel: Instruction) -> str:
 
 
 def _epilogue(kernel: Instruction) -> str:
-    """Return what is computed in the convolution's own kernel after it, or ""."""
+    """Return the operations that are fused into the end of a convolution's kernel, or ""."""
     if kernel.custom_call != "__cudnn$convBiasActivationForward":
         return ""
     activation = kernel.attribute(r'"activation_mode":"k(\w+)"')
@@ -142,7 +137,7 @@ def _epilogue(kernel: Instruction) -> str:
 
 
 def flop(kernel: Instruction) -> float:
-    """Return the floating-point operations of one of cuDNN's convolutions, padding included; 0 for others."""
+    """Return the floating-point operations of a cuDNN convolution, padding included; 0 for other kernels."""
     role, layout = _role(kernel), kernel.attribute(r"dim_labels=\w+_(\w+)->")
     if not kernel.custom_call or not layout:
         return 0.0
@@ -158,7 +153,7 @@ def flop(kernel: Instruction) -> float:
 
 
 def count_copies(kernels: Sequence[Instruction], num_images: int) -> dict[str, Any]:
-    """Return the copies and transposes."""
+    """Count the copies and transposes, and the megabytes that they move per image."""
     chosen = [each for each in kernels if is_copy(each)]
     moved = sum(each.count * (each.bytes_read + each.bytes_written) for each in chosen)
     return {"count": sum(each.count for each in chosen), "mb_per_image": moved / num_images / 1e6}
@@ -168,7 +163,7 @@ def count_copies(kernels: Sequence[Instruction], num_images: int) -> dict[str, A
 
 
 def count_collectives(kernels: Sequence[Instruction]) -> list[dict[str, Any]]:
-    """Return each collective: its part, bytes, whether it is synchronous, and what runs between start and end."""
+    """Return part and size of each collective, whether it is asynchronous, and the work between its start and end."""
     ends = {each.operands[0]: i for i, each in enumerate(kernels) if _is_end(each)}
     found = []
     for i, each in enumerate(kernels):
@@ -202,9 +197,9 @@ def _is_end(kernel: Instruction) -> bool:
 
 
 def limits(kernels: Sequence[Instruction], num_images: int, peaks: tuple[float, float] | None) -> dict[str, Any] | None:
-    """Return the shortest time of a call if every kernel ran at the chip's peak rates, and throughputs to expect.
+    """Return the time of a call if every kernel ran at the chip's peak rates, and the throughputs to expect.
 
-    A kernel's time is that of its FLOPs or of its bytes, whichever is longer. Collectives and launches are left out.
+    A kernel takes the time of its FLOPs or of its bytes, whichever is longer. Collectives and launches are ignored.
 
     Args:
       kernels: from `hlo.kernels`.

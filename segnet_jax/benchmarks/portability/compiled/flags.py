@@ -1,4 +1,4 @@
-"""The flags of `portability compile` besides those of the config."""
+"""The flags of `portability compile` in addition to those of the config."""
 
 from segnet_jax.benchmarks.portability.compiled.chips import chip_names
 from segnet_jax.benchmarks.portability.steps import STEPS
@@ -6,7 +6,12 @@ from segnet_jax.config.options import Flag
 
 COMPILE_FLAGS = (
     Flag("target", "chip to compile for", "{" + ",".join(chip_names()) + "}", section="compile"),
-    Flag("json", "JSON file to write, or to add programs of the same settings to", "FILE", section="compile"),
+    Flag(
+        "json",
+        "JSON file to write; programs of the same settings are added to an existing one",
+        "FILE",
+        section="compile",
+    ),
     Flag("programs", "steps to compile", "{" + ",".join(STEPS) + "} ...", arity=None, section="compile"),
     Flag("hlo", "folder for the text of the optimized programs", "FOLDER", section="compile"),
     Flag("run", "run to read config, classes, preprocessing and class weights from", "RUN", section="compile"),

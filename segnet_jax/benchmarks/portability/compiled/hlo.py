@@ -1,4 +1,4 @@
-"""Read the text of an optimized XLA program: its kernels in order, with shapes and bytes."""
+"""Parse the text of an optimized XLA program: its kernels in order, with shapes and bytes."""
 
 import math
 import re
@@ -28,15 +28,15 @@ class Instruction:
     """An instruction of a computation.
 
     Attributes:
-      name: unique in the program.
-      shape: of its result, as text.
-      operation: such as "fusion".
-      operands: names.
-      operand_shapes: of the operands, as text.
+      name: name, unique in the program.
+      shape: shape of the result, as text.
+      operation: operation, such as "fusion".
+      operands: names of the operands.
+      operand_shapes: shapes of the operands, as text.
       attributes: the rest of the line.
-      count: how often it runs in one call of the program.
+      count: number of executions in one call of the program.
       fused: name stacks of the operations in a fusion.
-      bytes_read: bytes of the operands, without the parts that only slices or gathers of them leave out.
+      bytes_read: bytes read from the operands; of one that is only sliced or gathered, the bytes of the results.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Instruction:
 
     @property
     def op_name(self) -> str:
-        """The name stack of the JAX operation that it comes from, "" if there is none."""
+        """The name stack of the JAX operation that the instruction comes from, or ""."""
         return self.attribute(_OP_NAME)
 
     @property
@@ -65,18 +65,18 @@ class Instruction:
         return num_bytes(self.shape)
 
     def attribute(self, pattern: str | re.Pattern[str]) -> str:
-        """Return the first group of a pattern in the attributes, or ""."""
+        """Return the first group of a pattern's match in the attributes, or ""."""
         match = re.search(pattern, self.attributes)
         return match[1] if match else ""
 
 
 def num_bytes(shape: str) -> int:
-    """Return the bytes of all arrays of a shape or tuple of shapes; types without a size in memory count nothing."""
+    """Return the bytes of all arrays of a shape or tuple of shapes; unknown dtypes, such as tokens, count as 0."""
     return sum(_BYTES.get(dtype, 0) * num_elements(dims) for dtype, dims in _ARRAY.findall(shape))
 
 
 def num_elements(dims: str) -> int:
-    """Return the number of elements of dimensions such as "16,360,480,64"."""
+    """Return the number of elements of an array with dimensions such as "16,360,480,64"."""
     return math.prod(map(int, filter(None, dims.split(","))))
 
 
@@ -86,13 +86,13 @@ def arrays(shape: str) -> list[tuple[str, tuple[int, ...]]]:
 
 
 def kernels(text: str) -> list[Instruction]:
-    """Return the instructions of a program that run on the device, in their order.
+    """Return the instructions of a program that run on the device, in order.
 
-    A fusion is one kernel. The body of a loop is listed once, with its trip count; of a conditional every branch is
+    A fusion is one kernel. The body of a loop is listed once, with its trip count. All branches of a conditional are
     listed.
 
     Raises:
-      ValueError: If the text is not a program, or a loop does not state its trip count.
+      ValueError: If the text is not a program, or the trip count of a loop is unknown.
     """
     computations, entry = _computations(text)
     if not entry:
@@ -126,7 +126,7 @@ def _kernels(computations: dict[str, list[str]], name: str, count: int) -> Itera
 
 
 def _partly_read(lines: list[str]) -> dict[int, int]:
-    """Return the bytes that a fused computation reads of the parameters that it only slices or gathers, by index."""
+    """Return the bytes read from each parameter, by index, that a fused computation only slices or gathers."""
     parsed = [match for line in lines if (match := _INSTRUCTION.match(line))]
     parameters = {match[1]: int(_split(match[4])[0]) for match in parsed if match[3] == "parameter"}
     read, whole = dict.fromkeys(parameters.values(), 0), set()
@@ -151,12 +151,12 @@ def _called(operation: str, attributes: str) -> list[str]:
 def _trip_count(attributes: str) -> int:
     match = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', attributes)
     if not match:
-        raise ValueError("a loop of the program does not state its trip count")
+        raise ValueError("a while loop of the compiled program has no known_trip_count")
     return int(match[1])
 
 
 def _split(rest: str) -> tuple[str, str]:
-    """Split what follows an operation's opening parenthesis into operands and attributes."""
+    """Split the text after an operation's opening parenthesis into operands and attributes."""
     depth = 1
     for i, letter in enumerate(rest):
         depth += {"(": 1, ")": -1}.get(letter, 0)

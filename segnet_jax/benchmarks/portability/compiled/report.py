@@ -1,4 +1,4 @@
-"""Compare the compiled programs of several targets, precisions and versions, and with earlier ones."""
+"""Compare compiled programs across targets, precisions and versions, and with earlier results."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +12,7 @@ _SAME = 0.005  # relative difference below which a number counts as unchanged
 def compare_programs(files: Sequence[dict[str, Any]], earlier: Sequence[dict[str, Any]] = ()) -> MachineComparison:
     """Return a table with one column per file of `portability compile`.
 
-    Args:
-      files: contents of the files.
-      earlier: contents of earlier files; where one has the same target and settings, a section lists what changed.
+    For each step, a section lists the changes since the `earlier` file of the same target and settings.
     """
     names = names_of([_title(one) for one in files])
     steps = list(dict.fromkeys(step for one in files for step in one["programs"]))
@@ -28,7 +26,7 @@ def compare_programs(files: Sequence[dict[str, Any]], earlier: Sequence[dict[str
         if any(changed):
             sections.append((f"Changed: {step}", _table(changed)))
     warnings = [
-        f"no earlier file has the target and settings of {name}"
+        f"no earlier file has the same target and settings as {name}"
         for name, one in zip(names, files, strict=True)
         if earlier and _key(one) not in by_key
     ]
@@ -51,7 +49,7 @@ def _key(one: dict[str, Any]) -> tuple:
 
 
 def _table(columns: Sequence[dict[str, Any]]) -> list[tuple[str, list[Any]]]:
-    """Return rows (name, one value per column) of all names, in the order of their first appearance."""
+    """Return rows (name, one value per column) for all names, in order of first appearance."""
     return [(name, [column.get(name) for column in columns]) for name in dict.fromkeys(n for c in columns for n in c)]
 
 
@@ -62,7 +60,7 @@ def _about(one: dict[str, Any]) -> dict[str, Any]:
 
 
 def _numbers(program: dict[str, Any]) -> dict[str, Any]:
-    """Return the numbers of a program by the names of the table's rows."""
+    """Return the numbers of a program by row name."""
     convolutions, collectives = program["convolutions"], program["collectives"]
     synchronous = [each for each in collectives if not each["is_async"]]
     rows = {
@@ -100,7 +98,7 @@ def _numbers(program: dict[str, Any]) -> dict[str, Any]:
 
 
 def _changes(one: dict[str, Any], old: dict[str, Any] | None, step: str) -> dict[str, str]:
-    """Return the rows whose number differs from the earlier file's, as text."""
+    """Return the changes since the earlier file by row name, as text."""
     if old is None or step not in old["programs"] or step not in one["programs"]:
         return {}
     before, now = (_numbers(each["programs"][step]) for each in (old, one))

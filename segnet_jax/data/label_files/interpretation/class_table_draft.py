@@ -11,7 +11,7 @@ from segnet_jax.data.labels.label_mapping import MAX_CLASSES
 
 
 def draft_class_table(scans: Sequence[LabelScan], start: int) -> str:
-    """Return a `classes.toml` for the content of label files, with names to be edited."""
+    """Return a `classes.toml` for the content of label files, with generated names."""
     lines = ["# Change the names; `id` is the value, `color` the color (red, green, blue) in your label images."]
     colors = _colors_to_name(scans)
     if colors:

@@ -18,13 +18,9 @@ _MAX_FAULTS = 20
 
 
 def choose_kinds(evidence: LabelEvidence, faults: list[Fault]) -> tuple[Kind, ...]:
-    """Choose which kinds of label files are read by color.
+    """Choose which kinds of label files are read by color: those whose colors are in the class file.
 
-    Files are read by color if the class file has colors and theirs are among them; palette files by their own palette.
-
-    Args:
-      evidence: scans and class file.
-      faults: list to extend with undecidable files, and palettes that contradict the class file or each other.
+    Undecidable files, and palettes that contradict the class file or each other, are added to `faults`.
     """
     colors = dict(evidence.label_mapping.colors) if evidence.label_mapping and evidence.label_mapping.colors else None
     kinds: dict[Kind, list[LabelScan]] = {"grey": [], "palette": [], "rgb": []}
@@ -54,7 +50,7 @@ def _rgb_by_color(
     held = sum_counts(scan.colors for scan in scans)
     if all(color in colors for color in held):
         return True
-    # Class ids as three equal channels, unless the table contains some of these grays: then a color is missing.
+    # Three equal channels are class ids, unless the class file has some of these grays; then, a color is missing.
     return any(color in colors for color in held if color != (0, 0, 0))
 
 
@@ -90,7 +86,7 @@ def _grey_by_color(
 
 
 def _means(evidence: LabelEvidence, values: Mapping[int, int]) -> dict[int, int] | None:
-    """Return value -> class id by the class file, or None if a value is unknown."""
+    """Return value -> class id from the class file, or None if a value is unknown."""
     try:
         table = make_label_rule(evidence.label_mapping, evidence.read_options).table
     except UserError:
@@ -180,11 +176,7 @@ def _contradiction(scans: Sequence[LabelScan]) -> str:
 def unknown_colors(evidence: LabelEvidence, by_color: Sequence[Kind], faults: list[Fault], notes: list[str]) -> None:
     """Find colors that are not in the class file: missing classes or anti-aliased edges.
 
-    Args:
-      evidence: scans and class file; the class file has colors, or no kind is read by color.
-      by_color: kinds of files that are read by color.
-      faults: list to extend, unless the read options ignore unknown colors.
-      notes: list to extend with colors that become void.
+    They are added to `faults`, or to `notes` if the read options ignore unknown colors.
     """
     scans = [scan for scan in evidence.scans if scan.kind in by_color]
     if not scans:
@@ -221,7 +213,7 @@ def unknown_colors(evidence: LabelEvidence, by_color: Sequence[Kind], faults: li
             faults.append(Fault("unknown-color", files[0], message, fix))
         else:
             percent = 100 * unknown[color] / whole
-            message += f"; a class (add {line}), or smoothed edges (--unknown-color ignore: {percent:.2f} % void)"
+            message += f"; it is a class (add {line}) or a smoothed edge (--unknown-color ignore: {percent:.2f} % void)"
             faults.append(Fault("unknown-color", files[0], message, "choose one", ("--unknown-color ignore",)))
     if not missing and not doubtful:
         for scan in scans:
@@ -233,7 +225,7 @@ def unknown_colors(evidence: LabelEvidence, by_color: Sequence[Kind], faults: li
 
 
 def line_for(label_mapping: LabelMapping, color: Color) -> str:
-    """Return the line that adds a color to a class file, with a name to be edited."""
+    """Return the line that adds a color to a class file, with a placeholder for the name."""
     red, green, blue = color
     if label_mapping.source.endswith(".csv"):
         return f"NAME,{red},{green},{blue}"

@@ -27,13 +27,7 @@ class LabelEvidence:
     class_file_command: str
 
     def outcome(self, label_mapping: LabelMapping, read_options: ReadOptions, by_color: tuple = ()) -> str:
-        """Describe the fraction of pixels that each class would get.
-
-        Args:
-          label_mapping: the classes.
-          read_options: how the files would be read.
-          by_color: kinds of files that would be read by color.
-        """
+        """Describe the fraction of pixels of each class, if files of the kinds `by_color` are read by color."""
         rule = make_label_rule(label_mapping, read_options, by_color)
         pixels, void = pixels_of(rule, self.scans)
         whole = max(1, int(pixels.sum()) + void)

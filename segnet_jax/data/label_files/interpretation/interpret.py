@@ -1,4 +1,4 @@
-"""Determine what label values and colors mean: the only interpretation that fits, or a fault that shows all."""
+"""Determine what label values and colors mean, or report a fault with all possible interpretations."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ class Interpretation(NamedTuple):
     Attributes:
       label_mapping: the classes.
       rule: how label files are read.
-      doubts: signs that this is wrong.
+      doubts: signs that the interpretation is wrong.
     """
 
     label_mapping: LabelMapping
@@ -40,17 +40,12 @@ def interpret(
     faults: list[Fault],
     notes: list[str],
 ) -> Interpretation | None:
-    """Find the only interpretation of a folder's labels.
+    """Interpret a folder's labels, if only one interpretation is possible.
 
-    Args:
-      evidence: scans and class file.
-      default: label mapping of the layout's own dataset.
-      fits_default: maps {value: pixels} to whether the labels can be that dataset's.
-      faults: list to extend with errors and interpretations to choose from.
-      notes: list to extend with lines for the log.
+    `default` and `fits_default` are those of `LayoutFiles`. Errors and possible interpretations are added to `faults`.
 
     Returns:
-      The interpretation; None without scans, or with a fault if there is not exactly one.
+      The interpretation, or None if there are no scans or a fault was added.
     """
     scans, read_options = evidence.scans, evidence.read_options
     if not scans:
@@ -133,7 +128,7 @@ def _lossy(evidence: LabelEvidence) -> list[Fault]:
 
 
 def _doubts(evidence: LabelEvidence, label_mapping: LabelMapping, rule: LabelRule) -> list[Fault]:
-    """Return signs of a wrong interpretation: mostly void, or a class emptied by the read options."""
+    """Return signs of a wrong interpretation: mostly void labels, or a class that the read options empty."""
     found, read_options = [], evidence.read_options
     pixels, void = pixels_of(rule, evidence.scans)
     whole = int(pixels.sum()) + void
@@ -153,7 +148,7 @@ def _doubts(evidence: LabelEvidence, label_mapping: LabelMapping, rule: LabelRul
         if emptied:
             flags = "--map and --labels-start-at" if read_options.map and read_options.labels_start_at > 0 else ""
             flags = flags or ("--map" if read_options.map else f"--labels-start-at {read_options.labels_start_at}")
-            message = f"{', '.join(emptied)} has pixels without {flags}, and none with it"
+            message = f"{', '.join(emptied)} has pixels without {flags}, but none with it"
             fix = f"omit {flags}, or remove the class from {label_mapping.source}"
             found.append(Fault("emptied-class", label_mapping.source, message, fix))
     return found

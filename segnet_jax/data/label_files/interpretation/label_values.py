@@ -20,13 +20,10 @@ MAX_CHOICES = 4  # alternatives shown in a message
 def values_without_table(evidence: LabelEvidence, faults: list[Fault], notes: list[str]) -> LabelMapping | None:
     """Make each label value a class: `class 0`, `class 1` and so on.
 
-    Args:
-      evidence: scans, without a class file.
-      faults: list to extend with errors and interpretations to choose from.
-      notes: list to extend with the class names and how to change them.
+    Errors and possible interpretations are added to `faults`, and the class names to `notes`.
 
     Returns:
-      The label mapping, or None with a fault if the labels contain no class ids.
+      The label mapping, or None if the labels contain no class ids.
     """
     read_options = evidence.read_options
     held = _mapped(sum_counts(scan.values for scan in evidence.scans), read_options)
@@ -110,7 +107,7 @@ def mixed_masks(evidence: LabelEvidence, label_mapping: LabelMapping | None) -> 
 
 
 def _levels(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequence[int]) -> Fault | None:
-    """Return a fault for even gray levels up to 255, such as 0, 128 and 255: the last may be a class or void."""
+    """Return a fault for evenly spaced grays such as 0, 128 and 255, the last of which may be a class or void."""
     read_options = evidence.read_options
     values = sorted(held)
     if read_options.map or read_options.labels_start_at > 0 or len(values) < 3 or values[0] != 0 or values[-1] != VOID:

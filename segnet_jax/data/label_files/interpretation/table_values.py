@@ -26,16 +26,13 @@ BACKGROUND_NAMES = frozenset(
 """Names, in lower case, of background and unlabeled pixels."""
 
 _STRAY = 1e-3  # fraction of all pixels up to which a value may be an annotation error
-_COMMON = 0.4  # fraction of all pixels from which the value 0 may be background, even if no class is called so
+_COMMON = 0.4  # fraction of all pixels from which the value 0 may be background, even if no class has such a name
 
 
 def values_of_table(evidence: LabelEvidence, by_color: Sequence[Kind], faults: list[Fault]) -> None:
-    """Compare label values with a class file.
+    """Compare label values with a class file, except in kinds of files that are read by color.
 
-    Args:
-      evidence: scans and class file.
-      by_color: kinds of files that are read by color, which are skipped.
-      faults: list to extend with unknown values and interpretations to choose from.
+    Unknown values and possible interpretations are added to `faults`.
     """
     scans = [scan for scan in evidence.scans if scan.kind not in by_color]
     if not scans:
@@ -91,7 +88,7 @@ def _outside(
     found = []
     if max(outside) > VOID:
         file = files_with(scans, max(outside))[0]
-        message = f"label {file} has 16 bits and values up to {max(outside)}, as instance ids have"
+        message = f"label {file} has 16 bits and values up to {max(outside)}, like instance ids"
         return [Fault("instance-ids", file, message, EXPORT_IDS)]
     if len(label_mapping.classes) == 2 and (soft := soft_edges(evidence)):
         return [soft]
@@ -107,7 +104,7 @@ def _outside(
     for scan in scans:
         if mine := {value: pixels for value, pixels in scan.values.items() if value in outside}:
             values = listed([f"{value} ({pixels} px)" for value, pixels in sorted(mine.items())])
-            message = f"label {scan.name} contains {values}: outside {rule.description}"
+            message = f"label {scan.name} contains {values}, outside {rule.description}"
             fix = " ".join(f"--map {value}={VOID}" for value in sorted(mine))
             if len(outside) > MAX_MAPPED:
                 fix = EXPORT_IDS
@@ -160,7 +157,7 @@ def _two_readings(evidence: LabelEvidence, held: Mapping[int, int]) -> Fault | N
         reason = f"255 may be void or {label_mapping.classes.names[-1]}, which no pixel has"
         return _choose(evidence, held, readings, reason)
     if VOID in held or names_void:
-        return None  # unlabeled pixels have a value of their own
+        return None  # unlabeled pixels have a separate value
     both = [("--labels-start-at 0", {"labels_start_at": 0}), ("--labels-start-at 1", {"labels_start_at": 1})]
     if 0 not in held and classes == list(range(1, number)):
         return _choose(evidence, held, both, f"no label contains 0 ({label_mapping.classes.names[0]})")

@@ -1,4 +1,4 @@
-"""Find image files, and match labels to images by name: a.png, a_L.png, a_mask.png, or the folder's own scheme."""
+"""Find image files, and match labels to images by name."""
 
 import fnmatch
 import os
@@ -14,28 +14,23 @@ from segnet_jax.system.errors import Fault, UserError, listed, shown
 from segnet_jax.system.files import relative_path
 
 WITHOUT_LABEL = "image-without-label"
-"""Kind of the fault."""
+"""Fault kind of an image without a label."""
 
 _LITTER = frozenset("@eadir __macosx #recycle #snapshot $recycle.bin lost+found thumbs.db desktop.ini".split())
 _MAX_FILES = 200_000
 
 
 def is_litter(name: str) -> bool:
-    """Return whether a name belongs to a file or folder of macOS, a NAS or an editor."""
+    """Return whether a name is that of a system file or folder of macOS, a NAS or an editor."""
     return name.startswith((".", "~$")) or name.lower() in _LITTER or "@syno" in name.lower()
 
 
 def pictures_below(
     root: Path, folder: Path, faults: list[Fault], glob: str = "", follow_links: bool = False
 ) -> list[Path]:
-    """Find all image files below a folder, sorted; hidden and system files are skipped.
+    """Find all image files below `root`, sorted; hidden and system files are skipped.
 
-    Args:
-      root: where to search.
-      folder: the dataset folder, which no link may leave.
-      faults: list to extend with links out of the folder and unusable names.
-      glob: pattern for names; empty for all.
-      follow_links: whether links may leave the folder.
+    Unusable names and, unless links are followed, links that leave `folder` are added to `faults`.
 
     Raises:
       UserError: If there are too many files.
@@ -73,12 +68,13 @@ def pictures_below(
             elif not path.is_symlink() or is_inside(path, folder, faults, follow_links):
                 found.append(path)
         if len(found) > _MAX_FILES:
-            raise UserError(f"{root} contains over {_MAX_FILES} image files", kind="too-large", file=str(root))
+            message = f"{root} contains over {_MAX_FILES:,} image files"
+            raise UserError(message, kind="too-large", file=str(root), fix="split the dataset into several folders")
     return sorted(found)
 
 
 def is_inside(path: Path, folder: Path, faults: list[Fault], follow_links: bool = False) -> bool:
-    """Return whether a path stays in the folder or links may leave it; else extend `faults`."""
+    """Return whether a path stays in the folder or links may leave it; otherwise, extend `faults`."""
     if follow_links:
         return True
     try:
@@ -95,17 +91,7 @@ def name_of(path: Path, root: Path) -> str:
 
 
 def unique_images(images: Mapping[str, Path] | Sequence[Path], root: Path, folder: Path, faults: list[Fault]):
-    """Name each image; two images of one name, whatever their case and extension, are a fault.
-
-    Args:
-      images: paths below the root.
-      root: the image folder.
-      folder: the dataset folder.
-      faults: list to extend.
-
-    Returns:
-      name -> path.
-    """
+    """Return name -> path of each image; images with the same name, ignoring case and extension, are a fault."""
     return unique_names([(name_of(path, root), path) for path in images], folder, faults)
 
 
@@ -136,15 +122,9 @@ def match(
     faults: list[Fault],
     suffix: str = "",
 ) -> tuple[list[Entry], list[Path]]:
-    """Find the label of each image.
+    """Find the label of each image (name -> path) among the files below `root`.
 
-    Args:
-      images: name -> image.
-      labels: candidate labels.
-      root: the label folder.
-      folder: the dataset folder.
-      faults: list to extend with images without a label or with two.
-      suffix: as in `pair_names`.
+    Images with no label or several are added to `faults`.
 
     Returns:
       The pairs, and the labels without an image.
@@ -160,7 +140,7 @@ def match_named(
     suffix: str = "",
     root: Path | None = None,
 ) -> tuple[list[Entry], list[Path]]:
-    """Match labels that already have names, as `match` does."""
+    """Find the label of each image like `match`, for labels given as (name, path)."""
     by_name: dict[str, list[Path]] = {}
     for name, path in labels:
         by_name.setdefault(name, []).append(path)
@@ -170,7 +150,7 @@ def match_named(
     for name, image in images.items():
         mine = [path for label in pairs.get(name, ()) for path in by_name[label]]
         unmatched -= set(mine)
-        mine = [path for path in mine if path.suffix.lower() == ".png"] or mine  # previews may lie beside it
+        mine = [path for path in mine if path.suffix.lower() == ".png"] or mine  # the others may be previews
         file = relative_path(image, folder)
         if len(mine) > 1:
             message = f"{file} has {len(mine)} labels: {listed([relative_path(path, folder) for path in mine])}"
@@ -196,7 +176,7 @@ def _without_label(image, file, labels, suffix: str, folder: Path, root: Path | 
 
 
 def labels_for_names(names: Sequence[str], folder: Path, suffix: str) -> dict[str, list[Path]]:
-    """Return the label files in a folder for these image names, for `predict --labels`."""
+    """Return image name -> label files in a folder, for `predict --labels`."""
     paths: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in IMAGE_SUFFIXES and not is_litter(path.name) and path.is_file():

@@ -1,4 +1,4 @@
-"""List files of a split: one image per line, or pairs of image and label."""
+"""Read list files of a split, with one image or one pair of image and label per line."""
 
 import re
 import unicodedata
@@ -12,22 +12,12 @@ from segnet_jax.system.errors import Fault, UserError, shown
 
 _MAX_COLUMNS = 20
 _KNOWN = ("image-without-label", "two-labels", "points-outside", "same-name")
-"""Faults that have already excluded an image."""
+"""Kinds of faults that already exclude an image."""
 _MAX_PARTS = 64  # of a path, counted from its end
 
 
 def read_name_list(path: Path, entries: Sequence[Entry], folder: Path, faults: list[Fault]) -> list[Entry]:
-    """Return the pairs that a list names, by image path or name, or as pairs like SegNet-Tutorial's.
-
-    Args:
-      path: the list.
-      entries: all pairs.
-      folder: the dataset folder.
-      faults: list to extend.
-
-    Returns:
-      The pairs in the order of the list.
-    """
+    """Return the pairs in a list of image paths, image names, or pairs like SegNet-Tutorial's, in its order."""
     try:
         check_inside(path, folder)
         lines = read_lines(path)
@@ -86,12 +76,7 @@ def _first_columns(lines: list[tuple[int, str]], known: dict[str, Entry]) -> lis
 
 
 def names_in(path: Path, files: Iterable[str]) -> set[str]:
-    """Return the image files that a list names; empty if it cannot be read, which is reported elsewhere.
-
-    Args:
-      path: the list.
-      files: paths relative to the dataset folder.
-    """
+    """Return which of `files` a list names; none if the list cannot be read, which is reported elsewhere."""
     by_end: dict[str, set[str]] = {}
     for file in files:
         for end in _ends(nfc(file)):

@@ -1,4 +1,4 @@
-"""Match names of labels to names of images: a, a_L, a_mask, or the folder's own scheme."""
+"""Match label names to image names: a, a_L, a_mask, or any other consistent scheme."""
 
 import os
 import re
@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from segnet_jax.data.images.suffixes import IMAGE_SUFFIXES
 
 LABEL_ENDINGS = ("", "_L", "_P")
-"""Known suffixes of label names; others are found from the folder."""
+"""Known suffixes of label names; others are detected."""
 
 VISUAL = frozenset(
     "rgb color colors colour colours colormap colormaps human visualization visualisation viz vis".split()
 )
-"""Words in names of visualized labels."""
+"""Words in the names of label visualizations."""
 
 _MAX_AFFIX = 40  # characters of a prefix or suffix
 
@@ -25,15 +25,15 @@ def nfc(text: str) -> str:
 
 
 def pair_names(images: Sequence[str], labels: Sequence[str], suffix: str = "") -> dict[str, list[str]]:
-    """Find the labels of each image by their names without extension.
+    """Match labels to images by their names without extension.
 
-    The known suffixes are tried first, then the most common prefix or suffix around image names, then names without the
-    parts common to all (a_sat and a_mask), then names that differ by case.
+    If the known suffixes match fewer than half of the images, the most common prefixes and suffixes around image names,
+    names without the affixes common to all (a_sat and a_mask), and names that differ only by case are tried.
 
     Args:
       images: image names.
       labels: label names.
-      suffix: known suffix of label names; empty to find it.
+      suffix: suffix of label names; empty to detect it.
 
     Returns:
       image -> labels; images without a label are absent.

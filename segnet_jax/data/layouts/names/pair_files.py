@@ -28,7 +28,7 @@ from segnet_jax.system.files import relative_path
 
 
 class _File(NamedTuple):
-    """A file that passed all checks that need no decoding."""
+    """A file that passed all checks before decoding."""
 
     header: Header
     sha256: str
@@ -49,7 +49,7 @@ class Pair(NamedTuple):
 
     @property
     def decide_exif(self) -> str:
-        """Decide by the label's size whether to "apply" or "ignore" the image's EXIF rotation; "" if undecided."""
+        """Whether to "apply" or "ignore" the image's EXIF rotation, by the label's size; "" if undecided."""
         sizes = self.image.size(upright=False), self.label.size(upright=False)
         return decide_exif(self.image.turned, *sizes) if self.label.turned == 1 else ""
 
@@ -67,14 +67,7 @@ class Pair(NamedTuple):
 def sound_pairs(
     entries: Mapping[str, Sequence[Entry]], folder: Path, read_options: ReadOptions, faults: list[Fault]
 ) -> dict[str, list[Pair]]:
-    """Read all files and return the pairs without faults.
-
-    Args:
-      entries: split -> its pairs of files.
-      folder: the dataset folder.
-      read_options: how its files are read.
-      faults: list to extend.
-    """
+    """Read all files, add their faults to `faults`, and return the pairs of valid files."""
     check_label = functools.partial(check_label_header, colored=True, threshold=True)
     pixels = read_options.pixels
     check_image = functools.partial(check_image_header, image_range=read_options.image_range, pixels=pixels)
@@ -103,7 +96,7 @@ def sound_pairs(
                 sound[split].append(pair)
     faults.extend(_turned(turned, folder, read_options))
     if read_options.exif == "refuse" and turned:
-        bad = {pair.entry for _, pair in turned if pair.label.turned != 1}  # such labels cannot be read yet
+        bad = {pair.entry for _, pair in turned if pair.label.turned != 1}  # such labels cannot be scanned
         sound = {split: [pair for pair in pairs if pair.entry not in bad] for split, pairs in sound.items()}
     return sound
 
@@ -136,7 +129,7 @@ def _turned(pairs: Sequence[tuple[str, Pair]], folder: Path, read_options: ReadO
             for fault in rotation_error(
                 relative_path(pair.entry.image, folder),
                 pair.image.turned,
-                "its label's size fits both ways: save it rotated, or pass --exif apply or ignore for all",
+                "its label's size fits both ways: save it upright, or pass --exif apply or --exif ignore for all",
             ).faults
         ]
     if read_options.exif != "refuse":
@@ -164,7 +157,7 @@ def _turned(pairs: Sequence[tuple[str, Pair]], folder: Path, read_options: ReadO
 
 
 def _unlike(split: str, pair: Pair, folder: Path, read_options: ReadOptions) -> Iterable[Fault]:
-    """Yield the fault of a pair whose sizes differ."""
+    """Yield a fault if the sizes of a pair differ."""
     sizes = pair.image_size(read_options), pair.label.size(read_options.exif == "apply")
     if read_options.resize_labels == "nearest" and (sizes[0] != sizes[1][::-1] or sizes[0] == sizes[1]):
         return

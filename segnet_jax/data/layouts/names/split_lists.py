@@ -11,8 +11,8 @@ from typing import NamedTuple
 from segnet_jax.data.images.picture_header import read_bytes
 from segnet_jax.system.errors import Fault, UserError, UserErrors
 
-_MAX_SPACES = 20  # in a line; each is a place to split it
-_MAX_BYTES, _MAX_LINES, _MAX_LETTERS = 20_000_000, 200_000, 8192  # of a list, of a list, of a line
+_MAX_SPACES = 20  # per line; each may separate the two entries
+_MAX_BYTES, _MAX_LINES, _MAX_LETTERS = 20_000_000, 200_000, 8192  # per list, per list, per line
 _PRESENT = "add the file, or remove the line"
 
 
@@ -28,8 +28,8 @@ class Listing(NamedTuple):
     """Content of a list file.
 
     Attributes:
-      entries: its valid lines.
-      faults: faults of other lines or the file.
+      entries: its valid entries.
+      faults: faults of the file and its other lines.
       prefixes: folders of another machine, such as "/SegNet/CamVid", that stand for the dataset folder.
     """
 
@@ -46,12 +46,7 @@ class _Place(NamedTuple):
 
 
 def read_list(path: Path, folder: Path) -> Listing:
-    """Read a list of pairs; the longest suffix of an entry that exists in `folder` is used.
-
-    Args:
-      path: the list.
-      folder: the dataset folder, which no entry may leave.
-    """
+    """Read a list of pairs; each entry is located by its longest suffix that exists in `folder`."""
     listing = Listing([], [], set())
     try:
         lines = read_lines(path)
@@ -84,7 +79,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     """Return the nonblank lines of a list with their numbers.
 
     Raises:
-      UserError: If it cannot be read, is not text, or is too long.
+      UserError: If the list cannot be read, is not text, or is too long.
     """
     try:
         data = read_bytes(path, path.name)
@@ -95,7 +90,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     except UnicodeDecodeError:
         message = f"{path.name} is not UTF-8 text"
         raise UserError(message, kind="not-a-text", file=path.name, fix="save it as UTF-8") from None
-    # Not splitlines, which also splits at characters that names may hold, such as U+2028.
+    # Not splitlines, which also splits at characters that names may contain, such as U+2028.
     lines = [line.strip(" \t") for line in re.split(r"\r\n|\n|\r", text)]
     for number, line in enumerate(lines, start=1):
         if len(line) > _MAX_LETTERS:

@@ -1,4 +1,4 @@
-"""Classify the folders of a dataset by name: images or labels, and of which split."""
+"""Classify the folders of a dataset by name, as images or labels of a split."""
 
 import re
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ Role = Literal["images", "labels", "colored labels", "other", ""]
 
 
 class Place(NamedTuple):
-    """Content of a folder, by its name.
+    """Content of a folder, according to its name.
 
     Attributes:
       role: "colored labels" are visualizations; "" if unknown.
@@ -99,7 +99,7 @@ def is_test_name(parts: Sequence[str]) -> bool:
 
 
 def folders_with_pictures(root: Path, pictures: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
-    """Return parts of each folder below the root -> the image files directly in it."""
+    """Return path parts of each folder below the root -> image files directly in that folder."""
     found: dict[tuple[str, ...], list[Path]] = {}
     for path in pictures:
         found.setdefault(path.relative_to(root).parts[:-1], []).append(path)
