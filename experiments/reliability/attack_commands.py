@@ -10,6 +10,7 @@ TRAIN = [
     *("--depth", "1", "--width", "0.0625", "--class-weights", "none", "--batch-size-per-device", "4", "--epochs", "2"),
 ]
 OWN = ["--image-size", "24", "32", "--init", "none", "--devices", "1", "--batch-size-per-device", "1"]
+DEEP_IMAGES = ["--channels", "4", "--image-bits", "16", "--color", "0"]
 OWN += ["--depth", "1", "--width", "0.0625", "--class-weights", "none", "--val-fraction", "0.4", "--epochs", "1"]
 
 
@@ -63,7 +64,7 @@ def words_of(command: str, run: pathlib.Path, folder: pathlib.Path, given: dict)
         "ensemble": ["evaluate", run, folder / "other", "--no-boundary", "--tta", "flip"],
         "predict-both": ["predict", run, folder / "other", SAMPLE / "val" / "val_00000.png"],
         "profile": ["train", *TRAIN, "--run", run, "--resume", "--profile", "1"],
-        "channels": ["train", *OWN, "--channels", "4", "--image-bits", "16", "--data", data, "--run", folder / "new"],
+        "channels": ["train", *OWN, *DEEP_IMAGES, "--data", data, "--run", folder / "new"],
         "evaluate-export": ["evaluate", folder / "exported", "--data", SAMPLE, "--no-boundary"],
         "predict-export": ["predict", folder / "exported", SAMPLE / "val" / "val_00000.png", "--out", folder / "out"],
         "init-export": ["train", *TRAIN[:8], *TRAIN[10:], "--run", folder / "new", "--init", folder / "exported"],

@@ -10,6 +10,7 @@ import struct
 from attack_commands import Attack
 from attack_feature_inputs import (
     OWNED,
+    SWEEP,
     as_run,
     bucket,
     calibration,
@@ -143,7 +144,10 @@ def addresses():
     for name, value in (("data", '"s3://street/x"'), ("init", '"s3://street/x"'), ("init", '"hf://someone/street"')):
         place = f"{name} at {value.partition(':')[0][1:]}"
         yield Attack(kind, f"{place} in [base]", "sweep", both(never, sweep("", f"[grid]\n{name} = [{value}]\n")))
-        without = f"{name} = {value}\nimage_size = [24, 32]\ndepth = 1\nclass_weights = 'none'\n"
+        without = SWEEP.removeprefix("[base]\n").replace(
+            'data = "synthetic"' if name == "data" else 'init = "none"', ""
+        )
+        without += f"{name} = {value}\n"
         yield Attack(kind, f"{place} in --config", "config", both(never, file("mine.toml", text(without))))
         begun = both(never, setting(name, value), replaced("checkpoints", lambda path: None))
         gone = [replaced(each, lambda path: None) for each in ("outcome.json", "metrics.jsonl", "result.json")]
@@ -353,13 +357,19 @@ def exit_codes():
 def channels():
     """Yield pictures of several channels of 16 bits."""
     deep = {
-        "four channels of 49 million pixels": pictures(("1.png", lambda: deep_png(7000, 7000, 4)), size=(8, 8)),
-        "a claim of 65,535 channels": pictures(("1.tif", tiff(8, 8).replace(*SAMPLES)), size=(8, 8)),
+        "four channels of 49 million pixels": two("png", lambda: deep_png(7000, 7000, 4), (7000, 7000)),
+        "four channels of 65,535 pixels in a row": two("png", lambda: deep_png(2, 65_535, 4), (2, 65_535)),
+        "a claim of 65,535 channels": two("tif", lambda: tiff(8, 8).replace(*SAMPLES), (8, 8)),
         "three channels": pictures(*((f"{n}.png", deep_png(24, 32, 3)) for n in range(4)), size=(24, 32)),
         "eight bits": pictures(*((f"{n}.png", deep_png(24, 32, 4, 8)) for n in range(4)), size=(24, 32)),
     }
     for name, made in deep.items():
-        yield Attack("pictures", name, "channels", made)
+        yield Attack("pictures", name, "channels", made, (0, 2) if name.startswith("four") else (2,))
+
+
+def two(suffix, make, size):
+    """Make a dataset of two such images, of which one is for validation."""
+    return pictures((f"1.{suffix}", make), (f"2.{suffix}", make), size=size)
 
 
 assert shutil.which("unshare"), "attacks by a full disk mount one in a namespace of their own"

@@ -49,8 +49,9 @@ CONTROL = set("\x1b\x07\u202e")
 IMPORTED = ("orbax.checkpoint", "jinja2", "matplotlib.figure", "safetensors", "h5py")
 USUAL = {  # a command on ordinary files -> commands whose peak of memory is compared with its peak
     "train": ("train", "init", "init-run", "convert", "prepare", "prepare-vgg", "lower", "measure", "compare"),
-    **{name: (name,) for name in ("evaluate", "predict", "export", "report", "doctor", "begin", "check")},
-    "sweep": ("sweep", "folds", "config", "profile", "upload", "bucket", "init-export", "channels", "resume"),
+    **{name: (name,) for name in ("evaluate", "predict", "export", "report", "doctor", "check")},
+    "begin": ("begin", "channels"),
+    "sweep": ("sweep", "folds", "config", "profile", "upload", "bucket", "init-export", "resume"),
     "ensemble": ("ensemble", "calibrate", "csv", "evaluate-export", "predict-both", "predict-export"),
     "benchmark": ("benchmark",),
 }

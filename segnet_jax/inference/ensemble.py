@@ -54,7 +54,7 @@ def open_others(
     folders = list(map(local_folder, runs))
     configs = [dataclasses.replace(read_network_config(folder), **here) for folder in folders]
     if own.model is not None and not any(missing("model", each.own) for each in (first[1].config, *configs)):
-        raise UserError(f"no network of {listed([first[0], *runs])} was given from Python: omit model")
+        raise UserError(f"no network of {listed([first[0], *runs])} was passed from Python: omit model")
     how = {"devices": devices, "precision": precision, "use_ema": use_ema, "batch_norm": batch_norm}
     own_models = [own if missing("model", config.own) else NO_OBJECTS for config in configs]
     networks = tuple(

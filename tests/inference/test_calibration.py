@@ -139,5 +139,5 @@ def test_a_damaged_calibration_is_named(tmp_path, content):
 def test_a_large_calibration_is_refused_before_it_is_read(tmp_path):
     with open(tmp_path / "calibration.json", "wb") as file:
         file.truncate(2**30)
-    with pytest.raises(UserError, match="has 1,073,741,824 bytes, and at most 10,000 are read"):
+    with pytest.raises(UserError, match="has 1,073,741,824 bytes, over the limit of 10,000"):
         read_temperature(str(tmp_path), conditions({"step": 7}, Views(), SIZING))

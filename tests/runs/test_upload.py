@@ -129,7 +129,7 @@ def test_the_end_of_a_training_waits_for_a_hanging_bucket_for_a_limited_time(tmp
         pass
     assert time.monotonic() - start < 30 and len(bucket.put) == 2
     assert f"{len(files_of(run)) - 2} files of {run} were not uploaded to s3://street/runs/run" in logged[-1]
-    assert "(nothing was uploaded for 0 seconds)" in logged[-1] and "the run itself is complete there" in logged[-1]
+    assert "(nothing was uploaded for 0 seconds)" in logged[-1] and "the local run folder is complete" in logged[-1]
     bucket.goes_on.set()
 
 
