@@ -163,9 +163,9 @@ def photographed(name: str) -> Prepare:
     return prepare
 
 
-def deep_png(height: int, width: int, channels: int, bits: int = 16) -> bytes:
-    """Return a PNG of zeros with 1 to 4 channels of 8 or 16 bits."""
-    pack, row = zlib.compressobj(1), b"\0" * (1 + width * channels * bits // 8)
+def deep_png(height: int, width: int, channels: int, bits: int = 16, value: int = 0) -> bytes:
+    """Return a PNG of one value with 1 to 4 channels of 8 or 16 bits."""
+    pack, row = zlib.compressobj(1), b"\0" + bytes([value]) * (width * channels * bits // 8)
     data = b"".join(pack.compress(row) for _ in range(height))
     header = struct.pack(">IIBBBBB", width, height, bits, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     pixels = chunk(b"IDAT", data + pack.flush())

@@ -6,6 +6,7 @@ A second set for `attacks.py`: at least three for each kind and each command tha
 import os
 import shutil
 import struct
+from functools import partial
 
 from attack_commands import Attack
 from attack_feature_inputs import (
@@ -357,9 +358,9 @@ def exit_codes():
 def channels():
     """Yield pictures of several channels of 16 bits."""
     deep = {
-        "four channels of 49 million pixels": two("png", lambda: deep_png(7000, 7000, 4), (7000, 7000)),
-        "four channels of 65,535 pixels in a row": two("png", lambda: deep_png(2, 65_535, 4), (2, 65_535)),
-        "a claim of 65,535 channels": two("tif", lambda: tiff(8, 8).replace(*SAMPLES), (8, 8)),
+        "four channels of 49 million pixels": two("png", lambda n: deep_png(7000, 7000, 4, value=n), (7000, 7000)),
+        "four channels of 65,535 pixels in a row": two("png", lambda n: deep_png(2, 65_535, 4, value=n), (2, 65_535)),
+        "a claim of 65,535 channels": two("tif", lambda _: tiff(8, 8).replace(*SAMPLES), (8, 8)),
         "three channels": pictures(*((f"{n}.png", deep_png(24, 32, 3)) for n in range(4)), size=(24, 32)),
         "eight bits": pictures(*((f"{n}.png", deep_png(24, 32, 4, 8)) for n in range(4)), size=(24, 32)),
     }
@@ -368,8 +369,8 @@ def channels():
 
 
 def two(suffix, make, size):
-    """Make a dataset of two such images, of which one is for validation."""
-    return pictures((f"1.{suffix}", make), (f"2.{suffix}", make), size=size)
+    """Make a dataset of two different images, of which one is for validation."""
+    return pictures(*((f"{n}.{suffix}", partial(make, n)) for n in (1, 2)), size=size)
 
 
 assert shutil.which("unshare"), "attacks by a full disk mount one in a namespace of their own"
