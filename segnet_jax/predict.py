@@ -39,6 +39,7 @@ from segnet_jax.reporting import prediction_files
 from segnet_jax.runs import run_folder
 from segnet_jax.runs.dataset import read_options_of
 from segnet_jax.runs.out_of_memory import check_memory
+from segnet_jax.system.bucket_address import is_bucket
 from segnet_jax.system.command import run_command
 from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import OutOfMemory, Stopped, UserError, UserErrors, is_out_of_memory
@@ -125,7 +126,7 @@ class PredictOptions:
 
 
 def _is_network(path: str) -> bool:
-    return is_repository(path) or is_run(pathlib.Path(path)) or is_exported(path)
+    return is_repository(path) or is_bucket(path) or is_run(pathlib.Path(path)) or is_exported(path)
 
 
 def main() -> int:

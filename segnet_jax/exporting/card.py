@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from segnet_jax.system.errors import shown
+
 FILE = "README.md"
 _MAX_TEXT = 200  # characters of a name from a run
 
@@ -228,8 +230,8 @@ def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape text for Markdown: no HTML, no markup, no line break, of bounded length."""
-    short = " ".join(text.split())
+    """Escape text for Markdown: no HTML, no markup, no line break or control character, of bounded length."""
+    short = shown(" ".join(text.split()))
     short = short if len(short) <= _MAX_TEXT else f"{short[: _MAX_TEXT - 1]}…"
     return re.sub(r"([\\`*{}\[\]<>()#!|&~])", lambda match: f"&#{ord(match[0])};", short)
 

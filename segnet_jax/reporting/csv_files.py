@@ -9,12 +9,14 @@ import numpy as np
 
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.metrics.table import class_pixels, labeled_pixels
+from segnet_jax.system.errors import shown
 
 _COLUMNS = ("image", "pixels", "accuracy", "mIoU")
 
 
 def safe_cell(text: str) -> str:
-    """Return a name as text of a cell, with an apostrophe if a spreadsheet would run it as a formula."""
+    """Return a name as text of a cell: control characters are escaped, and a formula gets an apostrophe."""
+    text = shown(text)
     return f"'{text}" if text[:1] in "=+-@" else text
 
 
@@ -26,7 +28,7 @@ def image_scores_csv(names: Sequence[str], confusions: np.ndarray, class_names: 
     """
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([*_COLUMNS, *(f"IoU {name}" for name in class_names)])
+    writer.writerow([*_COLUMNS, *(shown(f"IoU {name}") for name in class_names)])
     for name, confusion in zip(names, confusions, strict=True):
         writer.writerow([safe_cell(name), int(labeled_pixels(confusion)), *map(_cell, _values(confusion))])
     return buffer.getvalue()
