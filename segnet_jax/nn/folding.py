@@ -1,4 +1,4 @@
-"""Fold BatchNorm into the convolutions before it, which saves one pass over every feature map in inference.
+"""Fold BatchNorm into the preceding convolutions, which saves a pass over every feature map in inference.
 
 Source: SegNet-Tutorial's `BN-absorber.py`.
 """
