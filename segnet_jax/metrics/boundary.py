@@ -6,7 +6,8 @@ padded with their edge pixels, so the image border is not a boundary. As in the 
 class that borders on VOID has a boundary there.
 
 A boundary pixel is correct if the other boundary of its class has a pixel within 0.75 % of the image's diagonal (4.5
-pixels at 360x480). Precision is the correct fraction of the prediction's boundary, recall of the label's boundary.
+pixels at 360x480). Precision is the correct fraction of the prediction's boundary, and recall is the correct fraction
+of the label's.
 
 | | `paper` | `script` |
 |---|---|---|
@@ -134,12 +135,7 @@ class BoundaryF1:
 
 
 def boundary_f1(counts: np.ndarray, pairs: np.ndarray) -> BoundaryF1:
-    """Compute boundary F1 from the counts of each image.
-
-    Args:
-      counts: integers [N,C,4], from `boundary_counts`.
-      pairs: integers [N,C], from `matching.count_pairs`.
-    """
+    """Compute boundary F1 from each image's `boundary_counts` [N,C,4] and `matching.count_pairs` [N,C]."""
     counts = np.asarray(counts, np.int64)
     known, predicted = counts[..., KNOWN], counts[..., PREDICTED]
     near = _f1(_ratio(counts[..., PREDICTED_NEAR], predicted), _ratio(counts[..., KNOWN_NEAR], known))

@@ -46,7 +46,7 @@ class LayerSpec:
     Attributes:
       name: the layer's key in "params" and, for a BatchNorm, in "batch_stats".
       kind: "convolution", "batch_norm", or "upsampling" (a kernel that no BatchNorm is folded into).
-      section: "encoder", "decoder" or "head". The last axis of head layers is the classes; a new dataset replaces them.
+      section: "encoder", "decoder" or "head". Head layers have the classes as last axis; a new dataset replaces them.
       stage: encoder stage, counted from 1; 0 outside the encoder.
       folds_into: for a BatchNorm, the preceding convolution, into which it is folded for inference.
     """
@@ -177,13 +177,7 @@ def tap(module: nn.Module, stage: int, features: jax.Array, code: jax.Array | No
 def collect_taps(
     model: NetworkContract, variables: Mapping[str, Any], image: jax.Array, kinds: tuple[Kind, ...] = ()
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Apply a network for inference and also return intermediate results; a pure function that can be jitted.
-
-    Args:
-      model: the network.
-      variables: variables of the network.
-      image: [B,H,W,channels], preprocessed.
-      kinds: also return the outputs of all layers of these kinds.
+    """Apply a network to preprocessed images for inference, and also return intermediate results; it can be jitted.
 
     Returns:
       The logits, and a dict with "features1", "code1" and so on, and the outputs of the layers of `kinds` by name.

@@ -221,15 +221,11 @@ class SegNet(nn.Module):
 
 
 def class_logits(x: jax.Array, output: Output) -> jax.Array:
-    """Return the class logits [B,H,W,C] from the head's output.
+    """Return the class logits [B,H,W,C] from the head's output, float32 [B,H,W,channels].
 
     A sigmoid of one channel is a softmax of two logits whose first is always 0. With this channel of zeros, losses,
     metrics, prediction and export treat both outputs alike: the cross-entropy is the binary cross-entropy, and the
     second class is predicted where its probability exceeds 1/2.
-
-    Args:
-      x: float32 [B,H,W,channels].
-      output: as in `SegNet`.
     """
     return x if output == "softmax" else jnp.pad(x, [(0, 0)] * 3 + [(1, 0)])
 

@@ -39,15 +39,7 @@ def present_frequency_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> n
 
 
 def global_frequency_weights(pixels: np.ndarray, total: int) -> np.ndarray:
-    """Return class weights, with frequency relative to all pixels.
-
-    Args:
-      pixels: int64 [C], pixels of each class.
-      total: number of all pixels.
-
-    Returns:
-      float32 [C]; 0 for a class that does not occur.
-    """
+    """Return class weights, float32 [C], with frequency relative to all pixels; 0 for a class that does not occur."""
     return _median_weights(pixels, np.full_like(pixels, total))
 
 

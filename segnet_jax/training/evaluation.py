@@ -137,13 +137,7 @@ def evaluate_boundaries(
 ) -> tuple[Evaluation, BoundaryF1] | None:
     """Evaluate a split, and match the boundaries of each prediction and label. Every process must call this.
 
-    Args:
-      evaluate: function of on_prediction that returns the Evaluation, or None if stopped.
-      samples: samples of the split.
-      num_classes: number of classes.
-
-    Returns:
-      The Evaluation and boundary F1, or None if stopped.
+    `evaluate` is a function of on_prediction. If it returns None because it was stopped, so does this function.
     """
     pairs = np.zeros((len(samples), num_classes), np.int32)
     pending = deque()

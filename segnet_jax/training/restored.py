@@ -86,8 +86,8 @@ def restore(
       batch_norm: batch-norm statistics to use; with "recompute", stored precise statistics replace the running ones.
 
     Raises:
-      UserError: If there is no checkpoint yet, its settings do not match the config, or `intact` is set and it is
-        damaged.
+      UserError: If there is no checkpoint yet, its settings do not match the config, or it is damaged and `intact` is
+        set.
       NoCheckpoint: If no checkpoint is intact, or its content is invalid.
     """
     if own.model is not None and not missing("model", config.own):

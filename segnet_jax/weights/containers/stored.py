@@ -25,9 +25,6 @@ def misfits(
       tensors: all tensors in the file.
       needed: names that the file must contain, and their shapes.
       unused: names of other tensors that the file may contain.
-
-    Returns:
-      Text that counts and names missing, unknown and misshapen tensors; empty if the file fits.
     """
     missing = [name for name in needed if name not in tensors]
     unknown = sorted(tensors.keys() - set(unused) - needed.keys())

@@ -62,11 +62,8 @@ class _Chain:
 def read(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -> VGG:
     """Read a VGG from an ONNX file.
 
-    Args:
-      path: the file.
-      encoder: "vgg16" or "vgg19".
-      preprocessing: preprocessing of the training images; CAFFE means BGR. If None, it is inferred from the graph
-        unless the weights are the published ones.
+    `preprocessing` is the one used in training; CAFFE means BGR. If it is None, it is inferred from the graph, unless
+    the weights are the published ones.
 
     Raises:
       ValueError: If the file is damaged, does not begin with this encoder, or its preprocessing is unknown.
@@ -196,7 +193,7 @@ def _convolution(graph: Graph, node: Node, operand: str) -> _Conv:
     return _Conv(node, kernel, biases)
 
 
-def _least(graph: Graph, node: Node) -> float | None:
+def _lower_bound(graph: Graph, node: Node) -> float | None:
     """Return the lower limit of a Clip, or None without a limit."""
     if len(node.inputs) < 2:
         return node.attributes.get("min")
