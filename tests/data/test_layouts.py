@@ -272,7 +272,7 @@ def test_from_a_layout_to_overlays_with_three_commands_and_no_file_edited(layout
 
 
 README = pathlib.Path(__file__).parents[2] / "data/README.md"
-TABLES = README.read_text(encoding="utf-8").partition("### Folder layouts")[2].partition("Not supported")[0]
+TABLES = README.read_text(encoding="utf-8").partition("### Folder layouts")[2].partition("are not supported")[0]
 ROWS = [
     [cell.strip() for cell in line.split(" | ")] for line in re.findall(r"^\| (?!---)(.*) \|$", TABLES, re.MULTILINE)
 ]
