@@ -1,4 +1,4 @@
-"""Find this process's number among several, from flags, SLURM, Open MPI, Kubernetes or a TPU pod."""
+"""Determine this process's number among several from flags, SLURM, Open MPI, Kubernetes or a TPU pod."""
 
 import glob
 import importlib.util
@@ -14,13 +14,13 @@ DETECT_SECONDS = 300  # timeout for resolving the host name of process 0 on Kube
 
 @dataclass(frozen=True)
 class ClusterProcess:
-    """One process of several.
+    """A process of a multi-process run.
 
     Attributes:
       coordinator: host:port of process 0.
       process_id: this process's number, from 0.
       num_processes: number of processes.
-      local_device_ids: ids of the devices this process uses, or None for all visible devices.
+      local_device_ids: ids of the devices that this process uses; None for all visible devices.
     """
 
     coordinator: str
@@ -64,7 +64,7 @@ def from_flags(coordinator: str, process_id: int, num_processes: int) -> Cluster
 
 
 def from_environment(environment: Mapping[str, str]) -> ClusterProcess | None:
-    """Return this process as its cluster's environment describes it, or None for a single process.
+    """Return this process as described by the cluster's environment, or None for a single process.
 
     Raises:
       UserError: If detection fails, or there are several processes but JAX cannot find the coordinator.
@@ -150,7 +150,7 @@ def _may_be_tpu_pod(environment: Mapping[str, str]) -> bool:
 
 
 def _is_alone_on_host(environment: Mapping[str, str]) -> bool:
-    """Return whether SLURM or Open MPI started one process per host; it uses all devices, though JAX assigns it one."""
+    """Return whether SLURM or Open MPI started one process per host; such a process uses all devices."""
     tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", environment.get("SLURM_TASKS_PER_NODE", ""))
     if _is_slurm_step(environment):
         return re.fullmatch(r"1(\(x\d+\))?", tasks) is not None
@@ -158,5 +158,5 @@ def _is_alone_on_host(environment: Mapping[str, str]) -> bool:
 
 
 def _sees_one_gpu(environment: Mapping[str, str]) -> bool:
-    """Return whether exactly one GPU is visible; it is then device 0, whatever the process number."""
+    """Return whether exactly one GPU is visible, which is device 0 whatever the process number."""
     return bool(re.fullmatch(r"[^,]+", environment.get("CUDA_VISIBLE_DEVICES", "")))

@@ -1,4 +1,4 @@
-"""Data parallelism: choice of devices, placement of arrays, and the project's only `jax.pmap` and `jax.shard_map`.
+"""Data parallelism: choice of devices, placement of arrays, and all uses of `jax.pmap` and `jax.shard_map`.
 
 The state is replicated and has no device axis; the leading axis of a batch is this process's devices. With several
 processes, every array here is local to its process, and the mapped steps sum over all processes. Both mappings run the
@@ -51,12 +51,12 @@ class Devices:
 
     @property
     def is_writer(self) -> bool:
-        """Whether this is process 0, which alone writes files and prints."""
+        """Whether this is process 0, the only one that writes files and prints."""
         return jax.process_index() == 0
 
     @property
     def kinds(self) -> list[str]:
-        """The kind of each device over all processes; all are assumed to be of one kind."""
+        """The kind of each device over all processes, assumed to be the same for all."""
         return [self.local[0].device_kind] * self.total
 
     def __str__(self) -> str:
@@ -82,7 +82,7 @@ def choose_devices(devices: str, deterministic: bool = False, mapping: Mapping =
       mapping: as in `Devices`.
 
     Raises:
-      UserError: If JAX finds fewer devices or none, or several processes would leave devices unused.
+      UserError: If JAX finds too few devices or none, or several processes would leave devices unused.
     """
     try:
         available = jax.devices()
@@ -202,7 +202,7 @@ def _all_devices(devices: Devices) -> list[jax.Device]:
 
 
 class AheadOfTime:
-    """A mapped step that is compiled at the first call with inputs of new shapes; compilation is timed and logged.
+    """A mapped step that is compiled before its first call with new input shapes; compilation is timed and logged.
 
     Programs for GPUs are compiled with `gpu_options`. Exception: with several processes, `pmap` compiles the step
     itself, untimed and without these options, which must then be set in `XLA_FLAGS`.

@@ -1,17 +1,17 @@
-"""One training run over several processes: join, exchange values, stop together and leave.
+"""Multi-process training: join the processes, exchange values, stop together and leave.
 
-`jax.distributed.initialize` connects the processes, so that their collectives can run. This package adds what it lacks,
-as found with jax 0.10.2 and 0.12.0 by killing processes:
+`jax.distributed.initialize` connects the processes, so that their collectives can run. This package works around
+limitations found by killing processes with jax 0.10.2 and 0.12.0:
 
 * `rendezvous.py`: if a process does not join in time, `initialize` aborts all others in C++ (exit code 134) without
-  naming it. So the processes first connect over TCP, and initialize JAX when all have joined.
+  naming it. Processes therefore connect over TCP first, and then initialize JAX.
 * `watchdog.py`: when a process dies or hangs in a collective, the others wait forever (jax #38503) or abort. The same
   connections carry heartbeats; a process that stops receiving them names the lost process and exits with code 8.
 * `relay.py`: when process 0 dies, JAX aborts the others before the watchdog can report it, even with
   `jax_enable_recoverability`. Behind a local relay JAX sees a silent connection instead of a closed one.
-* `Hosts.broadcast`, `all_gather`, `barrier`, `stop_at`: JAX's key-value store is private, and the public collectives of
-  `jax.experimental.multihost_utils` neither time out nor name missing processes. Here they use the watchdog's messages.
-* `cluster.py`: uses JAX's private `ClusterEnv`, because `initialize` does not return what it detects.
+* `Hosts.broadcast`, `all_gather`, `barrier`, `stop_at` use the watchdog's messages: JAX's key-value store is private,
+  and the collectives of `jax.experimental.multihost_utils` neither time out nor name missing processes.
+* `cluster.py`: uses JAX's private `ClusterEnv`, because `initialize` does not return the detected values.
 """
 
 import json
@@ -63,11 +63,11 @@ class Hosts:
 
     @property
     def is_writer(self) -> bool:
-        """Whether this is process 0, which alone writes files and prints."""
+        """Whether this is process 0, the only one that writes files and prints."""
         return self.process_id == 0
 
     def broadcast(self, name: str, value: str | None = None, seconds: float = LEAVE_SECONDS) -> str:
-        """Return process 0's value in all processes, which must make the same number of calls for each name.
+        """Return process 0's value in all processes, which must call this equally often with each name.
 
         Args:
           name: name of the value.
@@ -90,7 +90,7 @@ class Hosts:
         return value
 
     def all_gather(self, name: str, value: str, seconds: float = LEAVE_SECONDS) -> list[str]:
-        """Return the values of all processes by number; all must make the same number of calls for each name.
+        """Return the values of all processes, which must call this equally often with each name.
 
         Raises:
           HostLost: If processes are missing after the timeout; the message names them.
@@ -100,7 +100,7 @@ class Hosts:
         key, processes = self._new_key(name), self._watchdog.processes
         if not self.is_writer:
             self._watchdog.send("value", key, self.process_id, value)
-        self.broadcast(name, "", seconds)  # returns once process 0 has arrived, which then waits as long for the others
+        self.broadcast(name, "", seconds)  # returns when process 0 has arrived, which then waits for the others
         values = [value]
         if self.is_writer:
             deadline = time.monotonic() + seconds
@@ -135,7 +135,7 @@ class Hosts:
             self._watchdog.ask_to_stop(call + 1, exit_code)
 
     def stop_at(self, call: int) -> int | None:
-        """Return the exit code if all processes stop before this step call, otherwise None.
+        """Return the exit code if all processes must stop before this step call, otherwise None.
 
         All processes must pass a barrier between this call and the step call. A process that requests a stop before
         step call n does so before that barrier, and process 0 forwards the request before it opens the barrier. All
@@ -145,12 +145,12 @@ class Hosts:
         return stop[1] if stop and call >= stop[0] else None
 
     def before_lost(self, last_words: Callable[[str], None]) -> None:
-        """Set a function to call with the error message, for up to 5 s, before exiting because a process is lost."""
+        """Set a function that the watchdog calls with the error message, for up to 5 s, when a process is lost."""
         if self._watchdog:
             self._watchdog.last_words = last_words
 
     def wait_for_watchdog(self, error: BaseException) -> BaseException:
-        """Wait after an error in a collective; if a process was lost, the watchdog then reports it and ends this one.
+        """Wait after an error in a collective, so that the watchdog can report a lost process and end this one.
 
         Returns:
           The error, if no process was lost.
@@ -160,7 +160,7 @@ class Hosts:
         return error
 
     def leave(self) -> None:
-        """Wait until all other processes leave too, then shut down; no collective may be running.
+        """Wait until all other processes leave, then shut down; no collective may be running.
 
         Raises:
           HostLost: If a process does not leave in time or has failed.
@@ -209,7 +209,7 @@ def join(
     heartbeat: float,
     seconds: float = JOIN_SECONDS,
 ) -> Hosts:
-    """Join the other processes, if there are any. Call this before JAX's backend is initialized.
+    """Join the other processes, if any, before JAX's backend is initialized.
 
     Args:
       coordinator: host:port of process 0, or "" to detect the cluster.
@@ -250,7 +250,7 @@ def join(
 
 
 def _initialize(jax_port: int, process: cluster.ClusterProcess) -> None:
-    """Initialize `jax.distributed` with its own detection of lost processes disabled."""
+    """Initialize `jax.distributed` with its detection of lost processes disabled."""
     jax.config.update("jax_enable_preemption_service", False)  # it would install its own SIGTERM handler
     jax.config.update("jax_check_proxy_envs", False)  # suppresses a warning about proxies, which are set below
     os.environ["no_grpc_proxy"] = ",".join(filter(None, [os.environ.get("no_proxy"), "127.0.0.1"]))
@@ -266,7 +266,7 @@ def _initialize(jax_port: int, process: cluster.ClusterProcess) -> None:
 
 
 def _shut_down(exit_code: int) -> None:
-    """Close JAX's connections together with the other processes, without waiting for one that dies meanwhile."""
+    """Shut down `jax.distributed` in all processes; exit if another process does not respond in time."""
     timer = _exit_after(SHUTDOWN_SECONDS, exit_code)
     jax.distributed.shutdown()
     timer.cancel()

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 @dataclass(frozen=True)
 class OnLocalArrays:
-    """A function of global arrays that is called with this process's local arrays, as with `pmap`; no data are copied.
+    """A function of global arrays, called like a `pmap` with this process's local arrays, without copying data.
 
     Attributes:
       function: jitted, lowered or compiled function.

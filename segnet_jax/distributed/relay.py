@@ -1,4 +1,4 @@
-"""A local TCP relay to another host whose local connection stays open when that host is lost.
+"""A TCP relay to another host that keeps its local connection open when that host is lost.
 
 JAX aborts in C++ as soon as its connection to process 0 breaks, before the watchdog can report the lost process, and no
 callback can prevent it (std::bad_cast in jaxlib 0.10 and 0.12). Behind the relay, JAX sees a silent connection instead.
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from segnet_jax.system.errors import HostLost
 
 CONNECT_SECONDS = 60.0  # process 0 announces its port just before opening it
-LAST_NEWS_SECONDS = 1.0  # for the watchdog to receive the reason why process 0 ended
+LAST_NEWS_SECONDS = 1.0  # for the watchdog to receive the reason for the end of process 0
 
 
 def open_relay(far_address: tuple[str, int], on_end: Callable[[], None]) -> int:
@@ -21,13 +21,13 @@ def open_relay(far_address: tuple[str, int], on_end: Callable[[], None]) -> int:
 
     Args:
       far_address: host and port to connect to.
-      on_end: called when the other host has closed the connection.
+      on_end: called after the other host has closed the connection.
 
     Returns:
       The local port.
 
     Raises:
-      HostLost: If the host cannot be reached.
+      HostLost: If the other host cannot be reached.
     """
     far = _connect(far_address)
     far.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -18,7 +18,7 @@ GREETING_SECONDS = 5.0  # for a new connection to identify itself: it may come f
 
 @dataclass(frozen=True)
 class Process:
-    """A process of the training run; str() gives its name for messages."""
+    """A process of the training run; str() formats it for messages."""
 
     number: int
     host: str = field(default_factory=socket.gethostname)
@@ -158,7 +158,7 @@ def contact(address: tuple[str, int], me: Process, num_processes: int, seconds: 
 
 
 def list_processes(numbers: list[int]) -> str:
-    """Format process numbers for a message: the first ten, and the number of others."""
+    """Format the first ten process numbers and the count of the others for a message."""
     more = f" and {len(numbers) - 10} more" if len(numbers) > 10 else ""
     return f"process{'es' * (len(numbers) > 1)} {', '.join(map(str, numbers[:10]))}{more}"
 

@@ -22,7 +22,7 @@ RESTART = "start the same command again on all hosts: it resumes from the newest
 class Watchdog:
     """A thread that detects a lost or stuck process and then ends this one with exit code 8.
 
-    It ends the process itself, because the main thread may be waiting in a collective forever.
+    The thread must end the process, because the main thread may be waiting in a collective forever.
 
     Args:
       me: this process.
@@ -82,7 +82,7 @@ class Watchdog:
         return [process for process in self.processes if process.number not in self._leaving]
 
     def failed(self) -> list[str]:
-        """Return a text for each other process that leaves because of an error."""
+        """Return a message for each other process that leaves because of an error."""
         reasons = ((number, reason) for number, (reason, _) in sorted(self._leaving.items()) if reason)
         return [f"{self.processes[number]}: {reason}" for number, reason in reasons if number != self._me.number]
 
@@ -151,8 +151,8 @@ class Watchdog:
         """End this process if another one is lost.
 
         Args:
-          before: time before the links were last read; with a later time, this process would declare the others lost
-            after it was itself suspended.
+          before: time before the links were last read; a later time would make a process that was suspended declare
+            the others lost.
         """
         for number, heard in list(self._heard.items()):
             if before - heard > self._heartbeat:

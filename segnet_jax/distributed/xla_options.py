@@ -5,8 +5,8 @@ def gpu_options(are_several: bool, deterministic: bool) -> dict[str, bool]:
     """Return the XLA options for programs on GPUs.
 
     Args:
-      are_several: whether there are several GPUs; overlaps the all-reduce of gradients with the backward pass of
-        earlier layers.
+      are_several: whether there are several GPUs, so that the all-reduce of gradients should overlap with the backward
+        pass of earlier layers.
       deterministic: whether to use only operations with a fixed order of summation, and the first algorithm of each
         instead of the autotuned one, which may differ from run to run.
     """
@@ -15,7 +15,7 @@ def gpu_options(are_several: bool, deterministic: bool) -> dict[str, bool]:
 
 
 def with_options(xla_flags: str, options: dict[str, bool]) -> str:
-    """Add the options that `XLA_FLAGS` does not set yet; return it unchanged if it names a file of flags."""
+    """Add the options that `xla_flags` does not set, or return it unchanged if it names a file of flags."""
     if xla_flags.strip() and not xla_flags.lstrip().startswith("-"):
         return xla_flags
     existing = {flag.partition("=")[0] for flag in xla_flags.split()}

@@ -7,7 +7,7 @@ import numpy as np
 from segnet_jax.metrics.table import METRICS, is_multi_label
 
 MARGIN = 0.05
-"""Margin by which mean IoU must exceed the baseline's for a network to count as better."""
+"""Margin by which a network's mean IoU must exceed the baseline's to count as better."""
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Baseline:
     """Scores of predicting one class everywhere.
 
     Attributes:
-      class_id: the class with the most labeled pixels.
-      values: metric's key -> score.
+      class_id: class with the most labeled pixels.
+      values: metric key -> score.
     """
 
     class_id: int
@@ -29,7 +29,7 @@ def commonest_class_baseline(confusion: np.ndarray) -> Baseline | None:
     None too if a pixel may have several classes.
 
     Args:
-      confusion: integers [C,C], rows the true class; only the sum of each row matters.
+      confusion: integers [C,C], rows the true class; only the row sums matter.
     """
     if is_multi_label(np.asarray(confusion)):
         return None  # there is no one class of a pixel

@@ -1,8 +1,8 @@
 """Percentile bootstrap intervals: the uncertainty of a score due to the choice of images.
 
-Images are resampled with replacement, as many as there are, and the summed confusion matrices are scored. The intervals
-treat images as independent. Video frames are not: CamVid's validation clip lasts 6.7 seconds at 15 images a second, so
-its intervals are far too narrow for other roads. They also exclude the spread between training seeds.
+Each draw resamples all images with replacement and scores the sum of their confusion matrices. The intervals assume
+independent images. Video frames are not: CamVid's validation clip lasts 6.7 seconds at 15 images a second, so its
+intervals are far too narrow for other roads. They also exclude the variation between training seeds.
 
 Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 """
@@ -16,7 +16,7 @@ from segnet_jax.metrics.table import primary_metrics
 
 RESAMPLES, SEED, LEVEL = 2000, 0, 0.95
 LEVEL_TEXT = f"{100 * LEVEL:.0f} %"
-_MOST_CELLS = 2**22  # maximum number of elements in the resampled matrices of one chunk
+_MOST_CELLS = 2**22  # maximum number of elements in one chunk of resampled matrices
 
 Interval = tuple[float, float]
 

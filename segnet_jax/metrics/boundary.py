@@ -1,9 +1,9 @@
 """Boundary F1: agreement between the class boundaries of a prediction and those of the label.
 
 The boundary of a class is defined as in SegNet-Tutorial's script (BSDS's `seg2bdry`, class against rest): the pixels
-whose 2x2 block (itself, right, below, below right) contains the class in one to three of its four cells. At the image
-border the block repeats its pixels, so the border is not a boundary. VOID belongs to the rest and is not masked, as in
-the script: a class that borders on VOID has a boundary there.
+whose 2x2 block (itself, right, below, below right) contains the class in one to three of its four cells. Images are
+padded with their edge pixels, so the image border is not a boundary. As in the script, VOID is part of the rest, so a
+class that borders on VOID has a boundary there.
 
 A boundary pixel is correct if the other boundary of its class has a pixel within 0.75 % of the image's diagonal (4.5
 pixels at 360x480). Precision is the correct fraction of the prediction's boundary, recall of the label's boundary.
@@ -15,8 +15,8 @@ pixels at 360x480). Precision is the correct fraction of the prediction's bounda
 | the F1 is the mean over | images with such a class | all images; one without boundaries counts 0 |
 
 `paper` follows the SegNet paper, by distance as in Csurka et al. 2013; it runs on the device. `script` follows
-`computeBFmeasure.m`; `matching.py` counts the pairs of its `correspondPixels` on the host. F1 by distance is never less
-than F1 by matching. Precision or recall without pixels is 0, as in the script.
+`computeBFmeasure.m`; `matching.py` counts the pairs of its `correspondPixels` on the host. The `paper` F1 of a class in
+an image is never less than the `script` F1. Precision or recall without pixels is 0, as in the script.
 """
 
 from dataclasses import dataclass
@@ -34,14 +34,14 @@ KNOWN, KNOWN_NEAR, PREDICTED, PREDICTED_NEAR = range(4)
 
 
 def class_words(ids: jax.Array, num_classes: int) -> jax.Array:
-    """Encode class ids as one-hot bits; VOID and other ids from C on set no bit.
+    """Encode class ids as one-hot bits; VOID and other ids of at least C set no bit.
 
     Args:
       ids: uint8 [...].
       num_classes: C.
 
     Returns:
-      uint16 [1,...] for up to 16 classes, which is faster; else uint32 [K,...], 32 classes per word.
+      uint16 [1,...] for up to 16 classes, which is faster; otherwise uint32 [K,...], 32 classes per word.
     """
     kind, bits = (jnp.uint16, 16) if num_classes <= 16 else (jnp.uint32, 32)
     ids, firsts = ids.astype(kind), range(0, num_classes, bits)
@@ -54,13 +54,13 @@ def _words_of_bits(label: jax.Array, num_classes: int) -> jax.Array:
 
 
 def _bits_of(index: jax.Array, num_bits: int) -> jax.Array:
-    """Return words with the bit at `index` set, or 0 where `index` is out of range (or wrapped below 0)."""
+    """Return words with the bit at `index` set, or 0 where `index` is out of range, even by wrapping below 0."""
     kind = index.dtype.type
     return jnp.where(index < kind(num_bits), kind(1) << index, kind(0))
 
 
 def boundaries(words: jax.Array) -> jax.Array:
-    """Return the boundaries of all classes, words [...,H,W]: the bits set in some but not all cells of a 2x2 block."""
+    """Return all classes' boundaries in words [...,H,W]: the bits set in some but not all cells of a 2x2 block."""
     right = jnp.concatenate([words[..., 1:], words[..., -1:]], axis=-1)
     some, every = words | right, words & right
     some_below, every_below = (jnp.concatenate([row[..., 1:, :], row[..., -1:, :]], axis=-2) for row in (some, every))
@@ -68,7 +68,7 @@ def boundaries(words: jax.Array) -> jax.Array:
 
 
 def spread(words: jax.Array, disc: list[int]) -> jax.Array:
-    """Dilate each bit of words [...,H,W] by a disc with the given half-widths (see `half_widths`)."""
+    """Dilate each bit of words [...,H,W] by a disc from `half_widths`."""
     height, width = words.shape[-2:]
     reach = len(disc) - 1
     margins = [(0, 0)] * (words.ndim - 2)
@@ -96,7 +96,7 @@ def boundary_counts(label: jax.Array, prediction: jax.Array, num_classes: int, m
       multi_label: whether both are bit masks of classes, see `nn.label_bits`.
 
     Returns:
-      int32 [B,C,4]: the label's boundary pixels, how many of these are near the prediction's boundary, and vice versa.
+      int32 [B,C,4]: the label's boundary pixels, those near the prediction's boundary, and the same for the prediction.
     """
     disc = half_widths(*label.shape[-2:])
     encode = _words_of_bits if multi_label else class_words
@@ -113,7 +113,7 @@ def boundary_counts(label: jax.Array, prediction: jax.Array, num_classes: int, m
 def _count_bits(words: jax.Array, num_classes: int) -> jax.Array:
     """Count the pixels with each class's bit: words [...,K,H,W] to int32 [...,C].
 
-    Every fourth bit of a word is summed over 15 rows at once: each such sum fits into its four bits.
+    Every fourth bit of a word is summed over 15 rows, so that each sum fits into four bits.
     """
     kind, bits = words.dtype.type, 8 * words.dtype.itemsize
     height, width = words.shape[-2:]
@@ -128,7 +128,7 @@ def _count_bits(words: jax.Array, num_classes: int) -> jax.Array:
 
 @dataclass(frozen=True)
 class BoundaryF1:
-    """Boundary F1 over a split, fractions 0..1, by the two definitions `paper` and `script`.
+    """Boundary F1 over a split, as fractions 0..1, by the definitions `paper` and `script`.
 
     Attributes:
       paper, script: mean over images of the mean over classes; NaN if no label has a boundary.

@@ -1,6 +1,6 @@
 """Calibration error, and accuracy over coverage (selective prediction).
 
-Both are computed on the host from int64 histograms, summed over a whole split and divided only at the end.
+Both are computed on the host from int64 histograms of a whole split.
 """
 
 from dataclasses import dataclass
@@ -12,22 +12,22 @@ import numpy as np
 from segnet_jax.constants import VOID
 
 BINS = 10_000
-"""Number of equal-width histogram bins, by confidence or uncertainty; a pixel takes the value of its bin's center."""
+"""Number of equal-width bins of confidence or uncertainty; a pixel takes the value of its bin's center."""
 SHOWN_BINS = 15
 """Number of equal-width bins of the calibration error and the reliability diagram, as in Guo et al. 2017."""
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Fractions of the pixels that remain after dropping the most uncertain ones."""
+"""Fractions of the pixels that remain after the most uncertain ones are dropped."""
 
 
 def count_in_bins(
     label: jax.Array, prediction: jax.Array, value: jax.Array, largest: float, bins: int = BINS
 ) -> dict[str, jax.Array]:
-    """Count the labeled pixels, and those predicted correctly, in bins of a value.
+    """Count all labeled pixels and the correctly predicted ones in bins of a value.
 
     Args:
       label: uint8 [...], class ids or VOID, which is not counted.
       prediction: uint8 [...].
-      value: float32 [...], 0 to `largest`.
+      value: float32 [...], from 0 to `largest`.
       largest: upper end of the last bin.
       bins: number of bins N.
 
@@ -65,8 +65,8 @@ def calibration(counts: dict[str, np.ndarray], bins: int = SHOWN_BINS) -> Calibr
     """Compute the calibration error from counts by confidence.
 
     Args:
-      counts: from `count_in_bins` by confidence, with `largest` 1, summed over the split. Each fine bin is merged into
-        the coarse one that contains its center.
+      counts: `count_in_bins` by confidence with `largest` 1, summed over the split. Each fine bin is merged into the
+        coarse bin that contains its center.
       bins: N, the number of coarse bins.
 
     Raises:
@@ -90,12 +90,12 @@ def calibration(counts: dict[str, np.ndarray], bins: int = SHOWN_BINS) -> Calibr
 def accuracy_over_coverage(
     counts: dict[str, np.ndarray], coverages: tuple[float, ...] = COVERAGES
 ) -> dict[float, float]:
-    """Compute the accuracy of the pixels that remain after dropping the most uncertain ones.
+    """Compute the accuracy of the pixels that remain after the most uncertain ones are dropped.
 
     Args:
-      counts: from `count_in_bins` by uncertainty, summed over the split. If a coverage ends within a bin, a fraction of
-        the bin is kept, with its mean accuracy.
-      coverages: fractions of the labeled pixels to keep, above 0.
+      counts: `count_in_bins` by uncertainty, summed over the split. A bin that is only partly covered contributes the
+        corresponding fraction of its counts.
+      coverages: fractions of the labeled pixels to keep; above 0.
 
     Returns:
       Coverage -> accuracy.

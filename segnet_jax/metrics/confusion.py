@@ -1,7 +1,7 @@
-"""Integer confusion matrices, and the metrics of `METRICS` computed from them.
+"""Confusion matrices, and the metrics of `METRICS` computed from them.
 
-CamVid's test split has 40,262,400 pixels, more than float32 can count exactly, so counts are integers: int32 on the
-device, for a batch; int64 on the host, for a split. Each score divides once, at the end.
+CamVid's test split has 40,262,400 pixels, more than float32 can count exactly. Counts are therefore integers: int32 for
+a batch on the device, int64 for a split on the host.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from segnet_jax.metrics.co_occurrence import count_co_occurrences
 from segnet_jax.metrics.table import CLASS_METRICS, METRICS, class_pixels
 
 _BLOCK_NUMBERS = 2**23
-"""Number of elements in a block's one-hot matrix (32 MB); it bounds the memory use for any number of images."""
+"""Maximum number of elements in a one-hot matrix (32 MB), which bounds memory use for any image size."""
 
 
 def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
@@ -37,7 +37,7 @@ def confusion_matrix(label: jax.Array, prediction: jax.Array, num_classes: int) 
 
 def confusion_matrices(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
     """Compute the confusion matrix of each image: label and prediction uint8 [B,...] to int32 [B,C,C]."""
-    # Scattering ones is fastest on a CPU, and among the slowest operations on a GPU or TPU.
+    # Scatter is fastest on a CPU but slow on a GPU or TPU.
     return lax.platform_dependent(
         label.reshape(len(label), -1),
         prediction.reshape(len(label), -1),
@@ -47,7 +47,7 @@ def confusion_matrices(label: jax.Array, prediction: jax.Array, num_classes: int
 
 
 def _count_by_scatter(label, prediction, num_classes):
-    known, predicted = label.astype(jnp.int32), prediction.astype(jnp.int32)  # uint8 would wrap from 16 classes on
+    known, predicted = label.astype(jnp.int32), prediction.astype(jnp.int32)  # uint8 would overflow from 16 classes
     num_images, nowhere = len(label), num_classes * num_classes
     first = (nowhere + 1) * jnp.arange(num_images, dtype=jnp.int32)  # each image has its own cells
     cell = jnp.where(label == VOID, nowhere, known * num_classes + predicted) + first[:, None]
@@ -58,7 +58,7 @@ def _count_by_scatter(label, prediction, num_classes):
 def count_by_products(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
     """Compute the confusion matrix of pixels [P] as products of one-hot matrices.
 
-    Exact at any matmul precision: every product is 0 or 1, and the float32 sum over a block is below 2^24.
+    The result is exact at any matmul precision: products are 0 or 1, and the float32 sum over a block is below 2^24.
     """
     size = min(_BLOCK_NUMBERS // num_classes, label.size)
     num_blocks = -(-label.size // size)
@@ -87,7 +87,7 @@ def count_confusion(
         return count_co_occurrences(label, prediction, num_classes)
     counts = np.zeros(num_classes * num_classes, np.int64)
     labels, predictions = label.reshape(-1), prediction.reshape(-1)
-    for start in range(0, labels.size, _PART):  # int64 cells of a whole 50-megapixel image would take 400 MB
+    for start in range(0, labels.size, _PART):  # the int64 cells of a 50-megapixel image take 400 MB
         part = slice(start, start + _PART)
         known = labels[part] != VOID
         cell = labels[part][known].astype(np.int64) * num_classes + predictions[part][known]
@@ -97,11 +97,11 @@ def count_confusion(
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics of a confusion matrix, as fractions 0..1; each row of `METRICS` is an attribute, such as `miou`.
+    """The metrics of a confusion matrix, as fractions 0..1; each key of `METRICS` is also an attribute, such as `miou`.
 
     Attributes:
-      values: key -> value, for each row of `METRICS`.
-      per_class: key -> float64 [C], NaN for a class without ground truth, for each row of `CLASS_METRICS`.
+      values: value of each key of `METRICS`.
+      per_class: float64 [C] for each key of `CLASS_METRICS`; NaN for a class without ground truth.
       pixels: int64 [C], labeled pixels of each class.
     """
 

@@ -1,9 +1,9 @@
-"""The number of one-to-one pairs between the boundaries of a label and a prediction, as in BSDS's `correspondPixels`.
+"""Count one-to-one pairs between the boundaries of a label and a prediction, as in BSDS's `correspondPixels`.
 
 `correspondPixels` minimizes the sum of distances, where an unpaired pixel costs a hundred times the tolerance. Its
-number of pairs, which is all that precision and recall need, is therefore the size of a maximum bipartite matching. It
-is computed exactly on the host: a greedy matching with the farthest free pixel comes within about 10 % (with the
-nearest, 15 %), and maximum flow completes it.
+number of pairs, which is all that precision and recall need, is therefore the size of a maximum bipartite matching.
+This is computed exactly on the host: greedy matching with the farthest free pixel comes within about 10 % (with the
+nearest, within 15 %), and maximum flow completes the matching.
 """
 
 import numpy as np
@@ -61,10 +61,10 @@ def _boundary_pixels(ids: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.
 
 
 def _has_partner(candidates: np.ndarray, num_others: int) -> np.ndarray:
-    """Return a mask, bool [N], of nodes with a partner in a maximum matching.
+    """Return a bool mask [N] of the nodes with a partner in a maximum matching.
 
     Args:
-      candidates: int32 [K,N], the possible partners of each node, -1 for none; unique within a row.
+      candidates: int32 [K,N], possible partners of each node or -1; unique within a row.
       num_others: number of possible partners.
     """
     num_nodes = candidates.shape[1]
@@ -80,7 +80,7 @@ def _has_partner(candidates: np.ndarray, num_others: int) -> np.ndarray:
     matched, free_others = partner >= 0, np.flatnonzero(~taken).astype(np.int32)
     if not len(free) or not len(free_others):
         return matched
-    # Augmenting paths run from a free node to a candidate, back to that candidate's partner, and so on to a free one.
+    # Augmenting paths alternate between candidates and their current partners, from a free node to a free candidate.
     edges = np.flatnonzero(real)
     node, other = (edges % num_nodes).astype(np.int32), candidates.ravel()[edges]
     back, other = partner[node] == other, other + np.int32(num_nodes)

@@ -93,9 +93,9 @@ class Metric:
       function: maps confusion matrices, integers or integral floats [...,C,C] with rows the true class, to [...].
         A matrix without pixels gives NaN. Of several classes per pixel they are [...,C+1,C+2], see `co_occurrence`;
         `_counts` reads both.
-      symbol: heading in the table of published results, whose `scores` may then contain the key; "" to omit the metric.
-      primary: whether it gets a bootstrap interval and is stored for each kind of batch-norm statistics.
-      format: converts a value, or None, to text.
+      symbol: heading in the table of published results, whose `scores` may contain the key unless this is "".
+      primary: whether to compute a bootstrap interval and store the metric for each kind of batch-norm statistics.
+      format: function that converts a value or None to text.
     """
 
     key: str
@@ -125,7 +125,7 @@ CLASS_METRICS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "recall": class_accuracy,
     "dice": class_dice,
 }
-"""The scores of each class by their key in `per_class` of JSON files: [...,C,C] to float64 [...,C]."""
+"""Key in `per_class` of JSON files -> function that maps [...,C,C] to the score of each class, float64 [...,C]."""
 
 
 def primary_metrics() -> dict[str, Metric]:
@@ -173,6 +173,6 @@ def _mean_of_classes(values: np.ndarray, confusion: np.ndarray) -> np.ndarray:
 
 
 def _sum_of_classes(values: np.ndarray, present: np.ndarray) -> np.ndarray:
-    if values.ndim == 1:  # the same order of additions, thus the same bits, as the mean of the present classes
+    if values.ndim == 1:  # same order of additions, and thus bits, as the mean over the present classes
         return values[present].sum()
     return np.where(present, values, 0).sum(axis=-1)

@@ -1,6 +1,6 @@
-"""Temperature scaling: one scalar that divides all logits, fitted by the negative log-likelihood (NLL) of the labels.
+"""Temperature scaling: divide all logits by one scalar that minimizes the labels' negative log-likelihood (NLL).
 
-With b = 1 / temperature, the NLL of softmax(b x logits) is convex in b, so its minimum is where its slope is 0.
+With b = 1 / temperature, the NLL of softmax(b * logits) is convex in b, so its minimum is where its slope is 0.
 
 Source: Guo et al., On Calibration of Modern Neural Networks, 2017 (arXiv 1706.04599), section 4.2.
 """
@@ -19,7 +19,7 @@ _ROUNDS, _POINTS = 3, 17  # each round evaluates 17 factors and narrows the rang
 
 
 def nll_and_slope(logits: jax.Array, label: jax.Array, factors: jax.Array) -> jax.Array:
-    """Sum the NLL and its derivative over the labeled pixels of each image, at several factors of the logits.
+    """Sum the NLL and its derivative over the labeled pixels of each image, for several factors of the logits.
 
     Args:
       logits: float32 [B,H,W,C].
@@ -27,11 +27,11 @@ def nll_and_slope(logits: jax.Array, label: jax.Array, factors: jax.Array) -> ja
       factors: inverse temperatures, float32 [K].
 
     Returns:
-      float32 [B,K,2].
+      float32 [B,K,2], (NLL, derivative).
     """
     known = label != VOID
     true = jnp.take_along_axis(logits, jnp.where(known, label, 0).astype(jnp.int32)[..., None], axis=-1)
-    centered = logits - true  # the NLL is the logarithm of the sum of exp(factor x centered)
+    centered = logits - true  # the NLL is logsumexp(factor * centered)
 
     def at(factor: jax.Array) -> jax.Array:
         nll = jax.nn.logsumexp(factor * centered, axis=-1)
@@ -45,7 +45,7 @@ def fit_temperature(slopes: Callable[[np.ndarray], np.ndarray]) -> float:
     """Return the temperature with the lowest NLL, between MIN_TEMPERATURE and MAX_TEMPERATURE.
 
     Args:
-      slopes: function of factors, float32 [K], that returns the slope of the NLL at each, summed over the split.
+      slopes: function that maps factors, float32 [K], to the slopes of the NLL, summed over the split.
     """
     low, high = 1 / MAX_TEMPERATURE, 1 / MIN_TEMPERATURE
     for _ in range(_ROUNDS):

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """Summary of T samples.
+    """Statistics of T samples.
 
     Attributes:
-      mean: float32 [...,C], mean of the samples' probabilities.
+      mean: float32 [...,C], mean probabilities.
       variance: float32 [...], variance over samples, averaged over classes, as in the tutorial's script.
       entropy: float32 [...], entropy of the mean, in nats: the total uncertainty.
       information: float32 [...], mutual information (BALD), the entropy of the mean minus the mean of the entropies, in
@@ -44,5 +44,5 @@ def uncertainty(probabilities: jax.Array) -> Uncertainty:
 
 
 def entropy(probabilities: jax.Array) -> jax.Array:
-    """Return the entropy of probabilities [...,C] over the classes, in nats: 0 to log(C)."""
+    """Return the entropy of probabilities [...,C] over the classes, in nats from 0 to log(C)."""
     return jax.scipy.special.entr(probabilities).sum(axis=-1)

@@ -10,7 +10,7 @@ from segnet_jax.nn.segnet_basic import SegNetBasic
 from segnet_jax.nn.unet import UNet
 
 NETWORKS: dict[str, Any] = {"segnet": SegNet, "segnet-basic": SegNetBasic, "unet": UNet}
-"""The config's name of each network -> its class, which keeps the contract of `nn.contract`."""
+"""Name of each network in the config -> its class, which satisfies the contract in `nn.contract`."""
 
 __all__ = [
     "NETWORKS",

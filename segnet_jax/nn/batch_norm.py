@@ -23,7 +23,7 @@ class BatchNormReLU(nn.Module):
     Attributes:
       momentum: fraction of the old running statistics that a training step keeps.
       epsilon: added to the variance.
-      axis_name: the mapped axis over which statistics are synchronized; None for per-device statistics.
+      axis_name: mapped axis over which statistics are synchronized; None for per-device statistics.
       relu: whether to apply a ReLU.
       first_bias: initial value of "bias".
     """
@@ -66,7 +66,7 @@ def batch_norm_relu(
       scale: float32 [C].
       bias: float32 [C].
       epsilon: added to the variance.
-      axis_name: the mapped axis over which statistics are synchronized, or None.
+      axis_name: mapped axis over which statistics are synchronized, or None.
       relu: whether to apply ReLU.
 
     Returns:
@@ -95,12 +95,12 @@ def _backward(_epsilon, axis_name, relu, residuals, gradients):
     centered = _float32(x) - _per_channel(mean)
     gradient = _float32(gradients[0])
     if relu:
-        # The mask as a number, 0 or 1: XLA would store a boolean mask between the passes, but not a number.
+        # A float mask, because XLA would store a boolean one between the passes.
         gradient *= jnp.sign(_shift_and_relu(centered * _per_channel(factor), bias))
     with jax.named_scope("batch_norm_sums"):
         bias_gradient, scale_gradient = _pixel_sums(gradient, gradient * centered)
         scale_gradient *= rstd
-        # The terms through mean and variance, which are shared by all pixels of all devices.
+        # Terms through mean and variance, which all pixels of all devices share.
         bias_mean, scale_mean = _pixel_means((bias_gradient, scale_gradient), x, axis_name)
     x_gradient = (
         gradient * _per_channel(factor)
@@ -115,14 +115,14 @@ batch_norm_relu.defvjp(_forward, _backward)
 
 @jax.named_scope("batch_norm_sums")
 def _statistics(x, axis_name):
-    """Return mean and variance of each channel: one pass over x, one collective."""
+    """Return the mean and variance of each channel, with one pass over x and one collective."""
     wide = _float32(x)
     mean, mean_of_squares = _pixel_means(_pixel_sums(wide, wide * wide), x, axis_name)
     return mean, jnp.maximum(mean_of_squares - mean * mean, 0)  # rounding can make it negative
 
 
 def _pixel_sums(one, other):
-    """Return the sums over the pixels of two arrays [B,H,W,C], each [C]."""
+    """Sum two arrays [B,H,W,C] over the pixels, each to [C]."""
     return lax.platform_dependent(one, other, cpu=_two_sums, default=_joint_sums)
 
 
@@ -131,17 +131,17 @@ def _two_sums(one, other):
 
 
 def _joint_sums(one, other):
-    """Sum both in one reduction: a GPU reduces in two stages, and would run the second one for each array."""
+    """Sum both arrays in one reduction; on a GPU, separate ones would each run a second stage."""
     zero = jnp.zeros((), one.dtype)
     return lax.reduce((one, other), (zero, zero), lambda x, y: (x[0] + y[0], x[1] + y[1]), _PIXELS)
 
 
 def _pixel_means(sums, x, axis_name):
-    """Divide sums over this device's pixels by their number; average over the devices of `axis_name`."""
+    """Divide sums by the number of pixels on this device, and average over the devices of `axis_name`."""
     means = tuple(each / (x.size // x.shape[-1]) for each in sums)
     if axis_name is None:
         return means
-    joined = lax.pmean(jnp.stack(means), axis_name)  # as one array: XLA joins them only after fusing kernels
+    joined = lax.pmean(jnp.stack(means), axis_name)  # stacked: XLA combines collectives only after fusing kernels
     return joined[0], joined[1]
 
 
@@ -154,8 +154,8 @@ def _normalize(x, scale, bias, mean, rstd, relu):
 def _shift_and_relu(scaled, bias):
     """Return `max(scaled + bias, 0)`, positive at the same pixels in forward and backward pass.
 
-    A compiler may fuse `product + bias` into one rounding or leave two. Taking the maximum before the sum makes the
-    ReLU mask independent of that choice.
+    A compiler may compute `product + bias` with one rounding or two. Taking the maximum before the sum makes the ReLU
+    mask independent of that choice.
     """
     return jnp.maximum(scaled, _per_channel(-bias)) + _per_channel(bias)
 

@@ -1,20 +1,20 @@
-"""The contract of a network: all that training, inference and export require of one.
+"""The contract of a network: everything that training, inference and export require of it.
 
 A network is a Flax module that segments an image. It has
 
 * `__call__(image, *, train, keys=None)`: float [B,H,W,channels] to logits, float32 [B,H,W,num_classes], for any height
-  and width. With `train`, BatchNorm uses the batch's statistics and updates "batch_stats". `keys`, [B], are dropout's
-  random keys, one for each image; without them nothing is dropped.
-* the attributes of `NetworkContract`, as dataclass fields or properties. Fields named like a config field are filled
-  from it (`training.build.build_model`), so a network declares only what it needs; without a field `channels`, its
+  and width. With `train`, BatchNorm uses batch statistics and updates "batch_stats". `keys` [B] are random keys for
+  dropout, one per image; without keys there is no dropout.
+* the attributes of `NetworkContract`, as dataclass fields or properties. `training.build.build_model` fills each field
+  from the config field of the same name, so a network declares only what it needs; without a field `channels`, its
   images are RGB.
 * variables nested two levels deep: {"params": {layer: {part: array}}, "batch_stats": {layer: {part: array}}}. `layers`
   describes every layer; `PARTS` names the parts.
-* one call of `tap` for each encoder stage, which publishes its features and pooling codes.
+* one call of `tap` in each encoder stage, which publishes the stage's features and pooling code.
 
-With `folded=True` it has neither BatchNorm nor "batch_stats"; each convolution that a BatchNorm follows has a bias, and
-`fold_batch_norm` computes its variables. Code outside a network's own module never parses a layer's name: kind, stage
-and folding come from `layers`.
+With `folded=True` it has neither BatchNorm nor "batch_stats", each convolution before a BatchNorm has a bias, and
+`fold_batch_norm` computes the variables. Code outside a network's module never parses layer names: kind, stage and
+folding come from `layers`.
 """
 
 from collections.abc import Callable, Mapping
@@ -36,7 +36,7 @@ PARTS: dict[Kind, dict[str, Role]] = {
     "batch_norm": {"scale": "scale", "bias": "shift"},
     "upsampling": {"kernel": "kernel"},
 }
-"""Names and roles of the parameters of each kind of layer. A BatchNorm has "mean" and "var" in "batch_stats" too."""
+"""Names and roles of the parameters of each kind of layer. A BatchNorm also has "mean" and "var" in "batch_stats"."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class LayerSpec:
     """A layer with parameters.
 
     Attributes:
-      name: its key in "params", and in "batch_stats" if it is a BatchNorm.
+      name: the layer's key in "params" and, for a BatchNorm, in "batch_stats".
       kind: "convolution", "batch_norm", or "upsampling" (a kernel that no BatchNorm is folded into).
-      section: "encoder", "decoder", or "head": the layers whose last axis is the classes; a new dataset replaces them.
+      section: "encoder", "decoder" or "head". The last axis of head layers is the classes; a new dataset replaces them.
       stage: encoder stage, counted from 1; 0 outside the encoder.
-      folds_into: for a BatchNorm, the convolution directly before it, into which it is folded for inference.
+      folds_into: for a BatchNorm, the preceding convolution, into which it is folded for inference.
     """
 
     name: str
@@ -67,12 +67,12 @@ class NetworkContract(Protocol):
       dropout: dropout rate, applied where keys are given; 0 for no dropout.
       batch_norm_momentum: fraction of the old running statistics that a training step keeps.
       batch_norm_epsilon: added to the variance.
-      frozen_stages: number of encoder stages, from the first, whose BatchNorm uses its running statistics in training
-        too and does not update them.
+      frozen_stages: number of leading encoder stages whose BatchNorm uses its running statistics in training too,
+        without updating them.
       folded: whether each BatchNorm is folded into its convolution.
-      sync_axis: the mapped axis over which BatchNorm synchronizes its statistics; None for per-device statistics.
+      sync_axis: mapped axis over which BatchNorm synchronizes its statistics; None for per-device statistics.
       dtype: dtype of activations; parameters and statistics are float32.
-      layers: every layer with parameters of the unfolded network, in the order of the forward pass.
+      layers: all layers with parameters of the unfolded network, in forward order.
     """
 
     num_classes: int
@@ -88,13 +88,13 @@ class NetworkContract(Protocol):
     @property
     def layers(self) -> tuple[LayerSpec, ...]: ...  # noqa: D102, see above
 
-    # of every Flax module
+    # methods of every Flax module
     def apply(self, *args: Any, **kwargs: Any) -> Any: ...  # noqa: D102
     def clone(self, **kwargs: Any) -> Any: ...  # noqa: D102
 
 
 def convolution_block(name: str, section: Section, stage: int = 0) -> tuple[LayerSpec, LayerSpec]:
-    """Return the layers of a convolution and of the BatchNorm after it, which is called NAME_bn."""
+    """Return the specs of a convolution and of the BatchNorm after it, NAME_bn."""
     convolution = LayerSpec(name, "convolution", section, stage)
     return convolution, LayerSpec(f"{name}_bn", "batch_norm", section, stage, folds_into=name)
 
@@ -103,7 +103,7 @@ def convolution_block(name: str, section: Section, stage: int = 0) -> tuple[Laye
 
 
 def encoder_convolutions(model: NetworkContract) -> list[list[str]]:
-    """Return the names of the encoder's convolutions, a list for each stage."""
+    """Return the names of the encoder's convolutions, one list per stage."""
     convolutions = [layer for layer in model.layers if layer.section == "encoder" and layer.kind == "convolution"]
     return [[layer.name for layer in convolutions if layer.stage == n] for n in range(1, num_stages(model) + 1)]
 
@@ -124,7 +124,7 @@ def frozen_layers(model: NetworkContract) -> frozenset[str]:
 
 
 def head_layers(model: NetworkContract) -> frozenset[str]:
-    """Return the names of the layers whose size depends on the classes, the last axis of each of their arrays."""
+    """Return the names of the layers whose arrays have the classes as last axis."""
     return section_layers(model, "head")
 
 
@@ -161,13 +161,13 @@ def section_mask(model: NetworkContract, section: Section) -> Callable[[Mapping[
 
 
 def tap(module: nn.Module, stage: int, features: jax.Array, code: jax.Array | None = None) -> None:
-    """Publish an encoder stage's features for `collect_taps`; free of cost if nothing collects them.
+    """Publish an encoder stage's features for `collect_taps`; free if nothing collects them.
 
     Args:
       module: the network, in its `__call__`.
       stage: counted from 1.
       features: [B,H,W,C], before the stage's pooling.
-      code: uint8 [B,h,w,C] from `max_pool_with_code`; None if the network pools otherwise.
+      code: uint8 [B,h,w,C] from `max_pool_with_code`; None if the network pools differently.
     """
     module.sow("intermediates", f"features{stage}", features)
     if code is not None:
@@ -177,7 +177,7 @@ def tap(module: nn.Module, stage: int, features: jax.Array, code: jax.Array | No
 def collect_taps(
     model: NetworkContract, variables: Mapping[str, Any], image: jax.Array, kinds: tuple[Kind, ...] = ()
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Apply a network for inference and return its intermediate results too; pure, to be jitted.
+    """Apply a network for inference and also return intermediate results; a pure function that can be jitted.
 
     Args:
       model: the network.
@@ -186,7 +186,7 @@ def collect_taps(
       kinds: also return the outputs of all layers of these kinds.
 
     Returns:
-      The logits, and a dict: "features1", "code1" and so on, and the output of each layer of `kinds` by its name.
+      The logits, and a dict with "features1", "code1" and so on, and the outputs of the layers of `kinds` by name.
     """
     chosen = {layer.name for layer in model.layers if layer.kind in kinds}
     logits, seen = model.apply(
@@ -204,29 +204,32 @@ def collect_taps(
 
 
 def check_contract(model: NetworkContract, channels: int = 3) -> None:
-    """Check names, parts, folding and taps of a network against the contract, on shapes only.
+    """Check the names, parts, folding and taps of a network against the contract, by shape inference only.
 
     Raises:
       ValueError: If the network violates the contract.
     """
     image = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
     for folded in (False, True):
-        form = model.clone(folded=folded, sync_axis=None)
-        variables = jax.eval_shape(partial(form.init, train=False), jax.random.key(0), image)
+        variant = model.clone(folded=folded, sync_axis=None)
+        variables = jax.eval_shape(partial(variant.init, train=False), jax.random.key(0), image)
         folding = batch_norms(model)
         layers = [layer for layer in model.layers if not (folded and layer.kind == "batch_norm")]
         declared = {layer.name: layer for layer in layers}
         if len(declared) < len(layers) or variables["params"].keys() != declared.keys():
             differing = sorted(variables["params"].keys() ^ declared.keys())
-            raise ValueError(f"the layers and the parameters of {type(model).__name__} differ in {differing}")
+            raise ValueError(f"`layers` and the parameters of {type(model).__name__} differ in {differing}")
         for name, parts in variables["params"].items():
             if unknown := parts.keys() - PARTS[declared[name].kind].keys():
-                raise ValueError(f"the {declared[name].kind} {name} has unknown parts: {sorted(unknown)}")
+                known = sorted(PARTS[declared[name].kind])
+                raise ValueError(
+                    f"the {declared[name].kind} {name} may only have the parameters {known}, got {sorted(unknown)}"
+                )
             if folded and name in folding and parts.keys() != {"kernel", "bias"}:
                 raise ValueError(f"the folded convolution {name} must have a kernel and a bias, got {sorted(parts)}")
         statistics = {layer.name for layer in layers if layer.kind == "batch_norm"}
         if variables.get("batch_stats", {}).keys() != statistics:
             raise ValueError(f"the batch_stats of {type(model).__name__} do not match its BatchNorm layers")
-    _, taps = jax.eval_shape(partial(collect_taps, form), variables, image)
+    _, taps = jax.eval_shape(partial(collect_taps, variant), variables, image)
     if missing := [n for n in range(1, num_stages(model) + 1) if f"features{n}" not in taps]:
-        raise ValueError(f"{type(model).__name__} does not tap the features of its encoder stages {missing}")
+        raise ValueError(f"{type(model).__name__} does not call `tap` in encoder stages {missing}")

@@ -1,7 +1,7 @@
 """A convolution with the parameters of `nn.Conv` and a fast implementation for each platform.
 
-GPUs and TPUs use XLA's convolution, in 16-bit precisions with padded channels. XLA's CPU backend is fast in the forward
-pass but two to five times slower than other libraries in the kernel gradient, which is replaced here.
+GPUs and TPUs use XLA's convolution, with padded channels in 16-bit precisions. On CPUs, XLA's forward pass is fast, but
+its kernel gradient, two to five times slower than in other libraries, is replaced here.
 """
 
 from functools import partial
@@ -15,9 +15,9 @@ from segnet_jax.nn.cpu import winograd
 
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 _BLOCK_PIXELS = 1920
-"""Pixels in a block of the CPU's kernel gradient: with 64 channels half a megabyte, which fits in a core's cache."""
+"""Pixels per block of the kernel gradient on CPUs: half a megabyte with 64 channels, which fits in a core's cache."""
 
-msra = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # as Caffe's filler of that name, not truncated
+msra = nn.initializers.variance_scaling(2.0, "fan_in", "normal")  # like Caffe's filler of this name, not truncated
 
 
 class Convolution(nn.Module):
@@ -26,10 +26,10 @@ class Convolution(nn.Module):
     Parameters are "kernel", float32 [size,size,I,channels], and "bias", float32 [channels].
 
     Attributes:
-      channels: number of channels of the output.
-      use_bias: whether there is a bias.
+      channels: number of output channels.
+      use_bias: whether to add a bias.
       size: rows and columns of the kernel, odd.
-      by_channel: depthwise convolution: I equals `channels`, and the kernel is [size,size,1,channels].
+      by_channel: whether to convolve depthwise: I equals `channels`, and the kernel is [size,size,1,channels].
     """
 
     channels: int
@@ -53,12 +53,12 @@ class Convolution(nn.Module):
 def convolve_padded(x: jax.Array, kernel: jax.Array, bias: jax.Array | None = None) -> jax.Array:
     """Convolve; in 16-bit precisions, pad the channels with zeros to a multiple of eight for tensor cores.
 
-    XLA pads by itself in float16 only. In SegNet this affects the first layer (3 input channels padded to 8) and the
-    last (11 output channels padded to 16); the result does not change.
+    XLA itself pads only in float16. In SegNet this affects the first layer (3 input channels padded to 8) and the last
+    (11 output channels padded to 16); the result does not change.
 
     Args:
       x: float [B,H,W,I].
-      kernel: x's dtype [k,k,I,O].
+      kernel: [k,k,I,O] in x's dtype.
       bias: float32 [O], or None.
 
     Returns:
@@ -85,7 +85,7 @@ def pad_channels(
 
 @jax.custom_vjp
 def add_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
-    """Add float32 [C], cast to y's dtype, to [B,H,W,C]; sum the bias gradient in float32 or wider.
+    """Add a bias, float32 [C] cast to y's dtype, to [B,H,W,C]; its gradient is summed in float32 or wider.
 
     JAX's automatic gradient would sum in y's dtype: a bfloat16 sum over a million pixels keeps two or three digits.
     """
@@ -97,7 +97,7 @@ def _add_bias_forward(y, bias):
 
 
 def _add_bias_backward(bias, gradient):
-    # The barrier keeps XLA from moving the sum, and with it the gradient, to before the channels were padded.
+    # The barrier keeps XLA from moving the sum, and with it the gradient, to before the padding of the channels.
     gradient = lax.optimization_barrier(gradient)
     return gradient, jnp.sum(gradient, (0, 1, 2), dtype=bias.dtype)
 
@@ -106,7 +106,7 @@ add_bias.defvjp(_add_bias_forward, _add_bias_backward)
 
 
 def convolve_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolve each channel of [B,H,W,C] with its own kernel, [k,k,1,C], with zero padding: [B,H,W,C]."""
+    """Convolve each channel of [B,H,W,C] with its own kernel [k,k,1,C] and zero padding to [B,H,W,C]."""
     return lax.conv_general_dilated(
         x, kernel, (1, 1), "SAME", dimension_numbers=_LAYOUT, feature_group_count=x.shape[-1]
     )
@@ -114,7 +114,7 @@ def convolve_channels(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 @jax.custom_vjp
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolve [B,H,W,I] with a kernel [k,k,I,O] with zero padding: [B,H,W,O]."""
+    """Convolve [B,H,W,I] with a kernel [k,k,I,O] and zero padding to [B,H,W,O]."""
     return lax.platform_dependent(x, kernel, cpu=_convolve_on_cpu, default=_convolve)
 
 
@@ -149,8 +149,8 @@ def _image_gradient(gradient, kernel):
 def _kernel_gradient(size, x, gradient):
     kernel = jax.ShapeDtypeStruct((size, size, x.shape[-1], gradient.shape[-1]), x.dtype)
     result = jax.linear_transpose(lambda kernel: _convolve(x, kernel), kernel)(gradient)[0]
-    # On a GPU it has another layout than the parameters. XLA would transpose parameters and momentum to that layout,
-    # update them, and transpose and copy them back; as a vector, the gradient is transposed instead.
+    # On a GPU, the result's layout differs from the parameters'. XLA would transpose parameters and momentum to it,
+    # and back after the update; flattening the gradient makes XLA transpose the gradient instead.
     return lax.optimization_barrier(result.ravel()).reshape(result.shape)
 
 
@@ -177,10 +177,10 @@ def _kernel_gradient_on_cpu(size, x, gradient):
 
 
 def _winograd_pays(x, kernel):
-    """Return whether Winograd's saved multiplications outweigh its transforms, by measurement.
+    """Return whether Winograd's convolution is faster, as measured.
 
-    Only in float32: 16-bit floats lose too much to rounding, and float64 is for references. The batch size is ignored,
-    so that the prediction for an image does not depend on its batch.
+    It is used only in float32: 16-bit floats lose too much to rounding, and float64 is for reference results. The batch
+    size is ignored, so that the prediction for an image does not depend on its batch.
     """
     height, width = x.shape[1:3]
     if len(kernel) != 3 or x.dtype != jnp.float32 or min(kernel.shape[2:]) < 256:
@@ -193,8 +193,8 @@ def _winograd_pays(x, kernel):
 def _correlate(size, x, y):
     """Sum x[b,h+i-r,w+j-r,c] * y[b,h,w,d] over the pixels, with r = size // 2: [size,size,C,D].
 
-    Works on blocks of rows that fit in the cache. XLA's form is a convolution with a kernel as large as the image,
-    which is read from main memory again for every few outputs.
+    Works on blocks of rows that fit in the cache. XLA instead convolves with a kernel as large as the image, which it
+    reads from main memory again for every few outputs.
     """
     batch, height, width, _ = y.shape
     radius = size // 2
@@ -214,6 +214,6 @@ def _correlate(size, x, y):
     total = jnp.zeros((x.shape[-1], size, size, y.shape[-1]), x.dtype)
     if num_blocks == 1:
         total, _ = add_block(total, 0)
-    else:  # a loop: unrolled, the program of a full-size network would hold hundreds of convolutions
+    else:  # a loop, because unrolled blocks would give a full-size network hundreds of convolutions
         total, _ = lax.scan(add_block, total, jnp.arange(num_blocks))
     return total.transpose(1, 2, 0, 3)

@@ -53,8 +53,8 @@ def unpool(x: jax.Array, code: jax.Array, height: int, width: int) -> jax.Array:
     # The symbolic sizes of jax.export cannot be compared.
     assert all(abs(more) <= 1 for more in missing if isinstance(more, int)), (x.shape, height, width)
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((0, more, 0) for more in missing), (0, 0, 0)])
-    # XLA would merge a pad into the convolution after it, whose kernel gradient then becomes, on a GPU, a convolution
-    # with a kernel as large as the feature map, on transposed copies.
+    # XLA would merge a pad into the next convolution, whose kernel gradient would then, on a GPU, be a convolution of
+    # transposed copies with a kernel as large as the feature map.
     return lax.optimization_barrier(x) if any(more == 1 for more in missing if isinstance(more, int)) else x
 
 
@@ -78,7 +78,7 @@ def _pool(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _larger(first: jax.Array, second: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the elementwise maximum and whether it is the second; the first wins a tie, a NaN in either wins."""
+    """Return the elementwise maximum and whether it is the second element; the first wins a tie, and NaN wins."""
     is_second = (second > first) | jnp.isnan(second)
     return jnp.where(is_second, second, first), is_second
 

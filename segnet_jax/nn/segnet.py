@@ -27,7 +27,7 @@ ENCODERS: dict[Encoder, tuple[tuple[int, int], ...]] = {  # (channels, convoluti
     "vgg19": ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)),
 }
 FIRST_DROPOUT_STAGE = 3
-"""Dropout follows the pooling and the decoder of this stage and of all deeper ones."""
+"""Dropout follows the pooling and the decoder of this stage and all deeper stages."""
 
 
 @dataclass(frozen=True)
@@ -49,28 +49,28 @@ class SegNet(nn.Module):
     Attributes:
       num_classes: channels of the logits.
       encoder: "vgg16" or "vgg19".
-      depth: stages, 1 to 5; 5 as published, 4 as the MATLAB example's "four encoder layers and four decoder layers".
+      depth: number of stages, 1 to 5: 5 as published, 4 as in MATLAB's example.
       width: factor on every hidden layer's channels.
-      stage_convolutions: convolutions of each encoder stage; empty: as in `encoder`.
-      stage_channels: channels of each encoder stage before `width`; empty: as in `encoder`.
+      stage_convolutions: number of convolutions in each encoder stage; if empty, as in `encoder`.
+      stage_channels: channels of each encoder stage before `width`; if empty, as in `encoder`.
       kernel_size: rows and columns of every kernel, odd.
       pooling: "floor" drops an odd last row or column (PyTorch, MATLAB), "ceil" keeps it (Caffe).
       upsampling: "indices" (SegNet's unpooling), "bilinear" or "learnt".
-      encoder_addition: add the encoder's features before pooling to the output of the decoder stage's first
+      encoder_addition: whether to add the encoder's features before pooling to the output of the decoder stage's first
         convolution.
       dropout: dropout rate at the positions of Bayesian SegNet, applied where keys are given.
-      conv_bias: use a bias before each BatchNorm, as published. It has no effect there, hence off by default.
-      final_batch_norm: BatchNorm and ReLU after the last convolution too, as in MATLAB's `segnetLayers`.
-      output: "softmax", a channel of the head for each class; or "sigmoid", for two classes: one channel, see
-        `class_logits`.
-      channels: channels of the image.
+      conv_bias: whether to use a bias before each BatchNorm, as published; off by default because it has no effect.
+      final_batch_norm: whether BatchNorm and ReLU also follow the last convolution, as in MATLAB's `segnetLayers`.
+      output: "softmax", one head channel per class, or "sigmoid", one channel for two classes (see `class_logits`).
+      channels: number of image channels.
       batch_norm_momentum: fraction of the old running statistics that a training step keeps.
       batch_norm_epsilon: added to the variance.
       batch_norm_bias: initial value of BatchNorm's shift.
-      frozen_stages: number of encoder stages, from the first, whose BatchNorm uses its running statistics in training
-        too and does not update them. Their parameters get no gradient (`contract.frozen_layers`).
-      folded: inference only, with variables from `fold_batch_norm`: each BatchNorm is folded into its convolution.
-      sync_axis: the mapped axis over which BatchNorm synchronizes its statistics; None for per-device statistics.
+      frozen_stages: number of leading encoder stages whose BatchNorm uses its running statistics in training too,
+        without updating them. Their parameters get no gradient (`contract.frozen_layers`).
+      folded: whether each BatchNorm is folded into its convolution; for inference, with variables from
+        `fold_batch_norm`.
+      sync_axis: mapped axis over which BatchNorm synchronizes its statistics; None for per-device statistics.
       dtype: dtype of activations; parameters and statistics are float32.
     """
 
@@ -99,7 +99,7 @@ class SegNet(nn.Module):
 
     @property
     def stages(self) -> tuple[tuple[int, int], ...]:
-        """Pairs (channels, convolutions), one for each encoder stage."""
+        """(channels, convolutions) of each encoder stage."""
         return scaled_stages(self.encoder, self.depth, self.width, self.stage_convolutions, self.stage_channels)
 
     @nn.compact
@@ -108,7 +108,7 @@ class SegNet(nn.Module):
 
         Args:
           image: float [B,H,W,channels].
-          train: normalize by batch statistics and update `batch_stats`; otherwise use the running statistics.
+          train: whether to normalize by batch statistics and update `batch_stats`, or to use the running statistics.
           keys: dropout keys, one per image, [B]; None for no dropout.
         """
         x, pooled = self.encode(image.astype(self.dtype), train, keys)
@@ -131,7 +131,7 @@ class SegNet(nn.Module):
         return class_logits(x.astype(jnp.float32), self.output)
 
     def encode(self, x: jax.Array, train: bool, keys: jax.Array | None) -> tuple[jax.Array, list[Pooled]]:
-        """Apply the VGG encoder; return the pooled features of the last stage, and what each stage passes on."""
+        """Apply the VGG encoder; return the last stage's pooled features, and each stage's `Pooled` for the decoder."""
         pooled: list[Pooled] = []
         for stage, (channels, num_convolutions) in enumerate(self.stages, start=1):
             for i in range(1, num_convolutions + 1):
@@ -181,7 +181,7 @@ class SegNet(nn.Module):
         return [LayerSpec(f"upsample{stage}", "upsampling", "decoder")] if self.upsampling == "learnt" else []
 
     def block(self, x: jax.Array, channels: int, name: str, train: bool, relu: bool = True, **conv: Any) -> jax.Array:
-        """Apply convolution, BatchNorm and ReLU; `conv` are further attributes of `Convolution`."""
+        """Apply convolution, BatchNorm and ReLU; `conv` are other attributes of `Convolution`."""
         conv.setdefault("size", self.kernel_size)
         x = Convolution(channels, use_bias=self.conv_bias or self.folded, name=name, **conv)(x)
         if self.folded:
@@ -214,18 +214,18 @@ class SegNet(nn.Module):
         return upsample(x, bilinear_kernel(x.shape[-1]).astype(x.dtype), height, width)
 
     def drop(self, x: jax.Array, stage: int, keys: jax.Array | None, index: int) -> jax.Array:
-        """Apply dropout in the stages that have it, if keys are given; `index` is unique to the dropout layer."""
+        """Apply dropout in the stages that have it, if keys are given; `index` is unique to each dropout layer."""
         if keys is None or not self.dropout or stage < FIRST_DROPOUT_STAGE:
             return x
         return drop(x, fold_in_layer(keys, index), self.dropout)
 
 
 def class_logits(x: jax.Array, output: Output) -> jax.Array:
-    """Return the logits of the classes, [B,H,W,C], from the head's channels.
+    """Return the class logits [B,H,W,C] from the head's output.
 
-    A sigmoid of one channel is a softmax whose first logit is always 0. With that channel of zeros, losses, metrics,
-    prediction and export need not distinguish the two: the cross-entropy is the binary cross-entropy of the second
-    class's probability, and the prediction is that class where its probability exceeds 1/2.
+    A sigmoid of one channel is a softmax of two logits whose first is always 0. With this channel of zeros, losses,
+    metrics, prediction and export treat both outputs alike: the cross-entropy is the binary cross-entropy, and the
+    second class is predicted where its probability exceeds 1/2.
 
     Args:
       x: float32 [B,H,W,channels].
@@ -244,15 +244,15 @@ def scaled_stages(
     """Return (channels, convolutions) of each encoder stage.
 
     Args:
-      encoder: a key of `ENCODERS`; gives the stages where `convolutions` or `channels` is empty.
-      depth: the number of stages; shorter lists of stages reduce it.
+      encoder: a key of `ENCODERS`, whose stages are the default if `convolutions` or `channels` is empty.
+      depth: number of stages; shorter lists reduce it.
       width: factor on the channels.
       convolutions: number of convolutions of each stage, or empty.
       channels: number of channels of each stage, or empty.
 
     Raises:
-      ValueError: If the encoder is unknown, the depth outside 1..5, the width not positive, or the lists of stages
-        differ in length or are longer than the encoder.
+      ValueError: If the encoder is unknown, the depth is outside 1..5, the width is not positive, or the lists differ
+        in length or are longer than the encoder.
     """
     if encoder not in ENCODERS:
         raise ValueError(f"encoder must be one of {sorted(ENCODERS)}, got {encoder!r}")

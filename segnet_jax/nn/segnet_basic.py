@@ -36,7 +36,7 @@ class SegNetBasic(SegNet):
 
     @property
     def stages(self) -> tuple[tuple[int, int], ...]:
-        """Pairs (channels, convolutions), one for each encoder stage."""
+        """(channels, convolutions) of each encoder stage."""
         if not 1 <= self.depth <= STAGES:
             raise ValueError(f"depth must be 1 to {STAGES}, got {self.depth}")
         return ((max(1, round(CHANNELS * self.width)), 1),) * self.depth

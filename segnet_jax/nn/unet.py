@@ -1,7 +1,7 @@
 """U-Net: SegNet's VGG encoder, and a decoder that upsamples and concatenates the encoder's features.
 
-Source: Ronneberger, Fischer, Brox: U-Net (arXiv 1505.04597), here with padded convolutions and BatchNorm. On a VGG
-encoder that pools after its last stage too, as in Iglovikov, Shvets: TernausNet (arXiv 1801.05746).
+Source: Ronneberger, Fischer, Brox: U-Net (arXiv 1505.04597), here with padded convolutions and BatchNorm. The VGG
+encoder also pools after its last stage, as in Iglovikov, Shvets: TernausNet (arXiv 1801.05746).
 """
 
 import jax
@@ -19,7 +19,7 @@ class UNet(SegNet):
     """U-Net with a VGG encoder: normalized image [B,H,W,channels], any H and W, to logits float32 [B,H,W,num_classes].
 
     Attributes:
-      upsampling: "learnt", a transposed convolution of each channel, initialized as bilinear; otherwise bilinear.
+      upsampling: "learnt" for a depthwise transposed convolution, initialized as bilinear; otherwise bilinear.
       others: as in `SegNet`; `encoder_addition` and `final_batch_norm` are ignored.
     """
 

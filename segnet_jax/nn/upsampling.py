@@ -1,7 +1,7 @@
-"""Bilinear upsampling, fixed or learned: the alternatives that SegNet's paper compares unpooling with.
+"""Bilinear upsampling, fixed or learned: the alternatives to unpooling in SegNet's paper.
 
-Source: SegNet (arXiv 1511.00561, Table 1); the learned form is FCN's (arXiv 1411.4038), a transposed 4x4 convolution
-with stride 2, initialized as bilinear interpolation.
+Source: SegNet (arXiv 1511.00561, Table 1). The learned upsampling is FCN's (arXiv 1411.4038): a transposed 4x4
+convolution with stride 2, initialized as bilinear interpolation.
 """
 
 from typing import Literal
@@ -39,7 +39,7 @@ def upsample(x: jax.Array, kernel: jax.Array, height: int, width: int) -> jax.Ar
 
     Args:
       x: float [B,h,w,C].
-      kernel: x's dtype [4,4,1,C].
+      kernel: [4,4,1,C] in x's dtype.
       height: rows of the output, as before pooling: 2h-1 to 2h+1.
       width: columns of the output: 2w-1 to 2w+1.
 
@@ -50,7 +50,7 @@ def upsample(x: jax.Array, kernel: jax.Array, height: int, width: int) -> jax.Ar
     x = _with_edge(_with_edge(x, 1), 2)
 
     def cell(bottom: int, right: int) -> jax.Array:
-        """Return one of the four output pixels of each input pixel: a sum over the 2x2 nearest inputs."""
+        """Return one of the four output pixels of each input pixel: a weighted sum of the 2x2 nearest inputs."""
         total = jnp.zeros((), x.dtype)
         for i in range(2):
             for j in range(2):

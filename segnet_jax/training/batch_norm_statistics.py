@@ -1,11 +1,11 @@
 """Precise batch-norm statistics: computed over the training images after training, and stored.
 
-The running averages cover the last few dozen augmented batches, under parameters that were still changing. Precise
+Running averages cover the last few dozen augmented batches, under parameters that were still changing. Precise
 statistics are computed from every training image without augmentation, under the parameters that are scored: the mean
-over batches of training size of each batch's mean and variance. SegNet's authors did so before each test.
+over batches of training size of each batch's mean and variance. SegNet's authors did the same before each test.
 
-They are stored in `checkpoints/statistics/SUM`, a folder with a manifest, named by the checksum of the checkpoint's
-state. They apply to that state only, and the checkpoint that training resumes from is not modified.
+The statistics are stored in `checkpoints/statistics/SUM`, a folder with a manifest, where SUM is the checksum of the
+checkpoint's state. They apply only to that state, and the checkpoint is not modified.
 
 Source: SegNet-Tutorial, Scripts/compute_bn_statistics.py.
 """
@@ -74,12 +74,12 @@ def average_statistics(
 
 
 class CountedBatch(NamedTuple):
-    """A batch whose statistics are pooled with those of others.
+    """A batch whose statistics are pooled.
 
     Attributes:
       batch: batch on the devices, as for `average_statistics`.
-      num_images: number of images behind each mean and variance.
-      is_repeated: every device has the same images, which count once.
+      num_images: number of images in each mean and variance.
+      is_repeated: whether every device has the same images, which then count once.
     """
 
     batch: dict[str, jax.Array]
@@ -133,7 +133,7 @@ def population_statistics(
 
 
 def pool_moments(counts: list[int], moments: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Return the mean and variance of a set from those of its parts (law of total variance), computed in float64.
+    """Combine the means and variances of parts into those of the whole in float64 (law of total variance).
 
     Args:
       counts: size of each part.
@@ -150,7 +150,7 @@ def pool_moments(counts: list[int], moments: list[dict[str, np.ndarray]]) -> dic
 
 def _batch_statistics(model: nn.Module, preprocessing: Preprocessing) -> Callable[[dict, dict], dict]:
     """Return a function (variables, a device's batch) -> the batch's statistics in a training step."""
-    model = model.clone(batch_norm_momentum=0.0)  # the updated running statistics are then the batch's own
+    model = model.clone(batch_norm_momentum=0.0)  # the updated running statistics are then the batch statistics
 
     def batch_statistics(variables, batch):
         image = normalize(batch["image"][0], preprocessing, model.dtype)
@@ -167,10 +167,10 @@ def save_statistics(checkpoints: pathlib.Path, state: str, batch_stats: dict[str
     """Save statistics next to the checkpoints, unless valid ones with the same facts exist.
 
     Args:
-      checkpoints: the folder of the run's checkpoints.
-      state: the checksum of the checkpoint's state.
-      batch_stats: statistics of its network.
-      facts: JSON that describes how they were computed.
+      checkpoints: folder of the run's checkpoints.
+      state: checksum of the checkpoint's state.
+      batch_stats: statistics of the checkpoint's network.
+      facts: JSON that describes how the statistics were computed.
 
     Raises:
       OSError: If the disk fails.
@@ -188,11 +188,11 @@ def save_statistics(checkpoints: pathlib.Path, state: str, batch_stats: dict[str
 
 
 def load_statistics(checkpoints: pathlib.Path, state: str, like: dict[str, Any]) -> dict[str, Any] | None:
-    """Load the statistics saved for a checkpoint, or None if there are none or they are damaged.
+    """Load the statistics saved for a checkpoint; return None if they are missing or damaged.
 
     Args:
-      checkpoints: the folder of the run's checkpoints.
-      state: the checksum of the checkpoint's state.
+      checkpoints: folder of the run's checkpoints.
+      state: checksum of the checkpoint's state.
       like: statistics of the same shapes.
     """
     folder = _folder_of(checkpoints, state)
@@ -232,13 +232,13 @@ def precise_statistics(
 
     Args:
       config: config of the run.
-      global_batch_size: global batch size of its training.
+      global_batch_size: global batch size of the training run.
       model: the network, not folded.
       variables: "params" and "batch_stats" of the network, replicated.
       samples: the training images.
       preprocessing: preprocessing of the network's input.
-      devices: devices to compute on. If the run synchronized its statistics, the result does not depend on their
-        number; otherwise only which images are dropped does.
+      devices: devices to compute on. Their number does not affect the result if the run synchronized its statistics;
+        otherwise it only affects which images are dropped.
       on_images: called with the number of images after each batch.
 
     Returns:
@@ -268,7 +268,7 @@ def precise_statistics(
 def _remaining_batches(
     samples: CachedSplit, sampler: Sampler, devices: Devices, batch_size: int
 ) -> Iterator[CountedBatch]:
-    """Yield the images of an epoch's incomplete last batch, at most `batch_size` at once, the same on each device."""
+    """Yield an epoch's incomplete last batch in batches of at most `batch_size` images, the same on each device."""
     remaining = sampler.remainder(0)
     for first in range(0, len(remaining), batch_size):
         images = np.stack([samples.read(int(index))[0] for index in remaining[first : first + batch_size]])

@@ -1,7 +1,7 @@
 """Build the network, optimizer, step settings and training-state shapes that a config describes.
 
 A field of a network, of `OptimizerSettings` or of `StepSettings` is filled from the config field of the same name, so
-a new field needs no change here. The code below this module takes no config.
+a new field needs no change here. Networks, optimizers and steps themselves take no config.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 def fields_from_config(config: Config, dataclass: Any) -> dict[str, Any]:
-    """Return {name: value} of the config fields that the dataclass has too."""
+    """Return {name: value} for the config fields that a dataclass also has."""
     names = (item.name for item in dataclasses.fields(dataclass) if item.init)
     return {name: getattr(config, name) for name in names if hasattr(config, name)}
 
@@ -44,14 +44,14 @@ def build_model(config: Config, num_classes: int, precision: str, own: OwnObject
       config: config of the run.
       num_classes: channels of the logits.
       precision: dtype of activations; not "auto".
-      own: objects given from Python.
+      own: custom objects.
 
     Raises:
-      UserError: If it is an own network that was not given or named here, or that does not keep the contract.
+      UserError: If a custom network was neither passed nor named, or does not satisfy the contract.
     """
     if name := missing("model", config.own) if own.model is None else "":
         raise UserError(
-            f"the network of this run was given from Python ({name}), which a command cannot import: use "
+            f"the custom network of this run ({name}) was passed from Python, and a command cannot import it: use "
             "segnet_jax.load(RUN, model=...), or segnet_jax.evaluate(RUN, model=...)"
         )
     settings = vars(config) | {"frozen_stages": config.frozen_stages, "num_classes": num_classes}
@@ -76,9 +76,9 @@ def build_optimizer(
     Args:
       config: config of the run.
       model: the network.
-      steps_per_epoch: to convert epochs to steps.
-      schedule: used instead of the config's schedule.
-      own: objects given from Python.
+      steps_per_epoch: number of steps per epoch.
+      schedule: replaces the config's schedule, if given.
+      own: custom objects.
     """
     settings = OptimizerSettings(**fields_from_config(config, OptimizerSettings))
     return optimizers.build_optimizer(settings, model, steps_per_epoch, schedule, own.optimizer)
@@ -96,17 +96,17 @@ def step_settings(
 
     Args:
       config: config of the run.
-      model: the network; may differ from the config's, for example a folded one.
-      class_weights: float32 [C], of the loss.
+      model: the network; may differ from the config's, for example if folded.
+      class_weights: class weights of the loss, float32 [C].
       preprocessing: preprocessing of the network's input.
-      steps_per_epoch: for the learning-rate schedule; irrelevant for evaluation.
-      own: objects given from Python.
+      steps_per_epoch: number of steps per epoch, for the learning-rate schedule; not used in evaluation.
+      own: custom objects.
     """
     optimizer, schedule = build_optimizer(config, model, steps_per_epoch, own=own)
     made = {"model": model, "class_weights": jnp.asarray(class_weights), "preprocessing": preprocessing}
     made |= {"optimizer": optimizer, "schedule": schedule}
     if own.loss is None and (name := missing("loss", config.own)):
-        logger.info(f"note: this run's own loss ({name}) is not at hand: the loss shown is --loss {config.loss}")
+        logger.info(f"note: the custom loss of this run ({name}) is not available: showing --loss {config.loss}")
     loss = parse_loss(config.loss, config.multi_label) if own.loss is None else own.loss
     made |= {"loss": loss}  # overrides the config's formula
     if config.swa_epochs:
@@ -118,6 +118,6 @@ def step_settings(
 def state_shapes(
     model: NetworkContract, optimizer: optax.GradientTransformation, precision: str, has_ema: bool
 ) -> TrainState:
-    """Return the shapes and dtypes of a training state, for restoring one; nothing is computed."""
+    """Return the shapes and dtypes of a training state, without computing anything."""
     create = partial(create_state, optimizer=optimizer, precision=precision, has_ema=has_ema)
     return jax.eval_shape(create, variable_shapes(model))

@@ -1,4 +1,4 @@
-"""The training step and the evaluation of a split, compiled for the devices."""
+"""Build the training step and the evaluation of a split, mapped over the devices."""
 
 import dataclasses
 import time
@@ -25,9 +25,7 @@ NUM_PICTURES = 6
 
 
 def build_train_step(source: Input, devices: Devices, settings: StepSettings) -> AheadOfTime:
-    """Return a function that runs the steps of one dispatch on all devices.
-
-    It takes the state and the inputs, and returns the next state and the metrics.
+    """Return a function (state, inputs) -> (state, metrics) that runs the steps of one dispatch on all devices.
 
     Args:
       source: input of the training split.
@@ -47,13 +45,11 @@ def build_evaluator(
     settings: StepSettings,
     forward: Callable | None = None,
 ) -> Callable[..., Evaluation | None]:
-    """Return a function that evaluates a whole split, compiled once.
-
-    It takes variables, should_stop and on_prediction, and returns an Evaluation.
+    """Return a function (variables, should_stop, on_prediction) -> Evaluation of a whole split, compiled once.
 
     Args:
       source: input of the split.
-      num_samples: number of samples of the split.
+      num_samples: number of samples in the split.
       shard: this process's part of each batch; the scores do not depend on it.
       devices: devices to compute on.
       settings: settings of the step.

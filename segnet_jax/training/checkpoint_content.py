@@ -1,7 +1,7 @@
 """Validate the content of a checkpoint before it is used.
 
-A valid manifest excludes damage, not malice: anybody can write one. These functions check types, shapes, sizes and
-values against what this program saves.
+A valid manifest excludes damage, not malice, because anyone can write one. These functions check that types, shapes,
+sizes and values are such as this program saves.
 """
 
 import contextlib
@@ -25,13 +25,13 @@ class OtherState(NoCheckpoint):
 
 
 MAX_CLASSES = 255
-_MAX_NAME_LENGTH = 100  # of a class, as in class tables
-_OVERHEAD_BYTES = 64_000_000  # limit of everything in a checkpoint but its arrays
+_MAX_NAME_LENGTH = 100  # of a class name, as in class tables
+_OVERHEAD_BYTES = 64_000_000  # limit for everything in a checkpoint except its arrays
 _MAX_STATE_BYTES = 2_500_000_000  # four times the state of the largest network at width 1
 
 
 def max_checkpoint_bytes(width: float, is_own: bool = False) -> int:
-    """Return the size limit of a checkpoint, by the width of its network; for an own network, at least that of 1."""
+    """Return the size limit of a checkpoint by its network's width; for a custom network, at least that of width 1."""
     return _OVERHEAD_BYTES + int(_MAX_STATE_BYTES * max(width, is_own) ** 2)
 
 
@@ -41,16 +41,16 @@ def check_meta(meta: Any, where: str, is_resumed: bool = False) -> dict[str, Any
     Args:
       meta: parsed metadata.
       where: display name of the checkpoint for error messages.
-      is_resumed: whether to require what resuming needs too.
+      is_resumed: whether to also require the entries needed to resume.
 
     Returns:
       `meta`.
 
     Raises:
-      NoCheckpoint: If an entry, which the message names, is missing or invalid.
+      NoCheckpoint: If an entry is missing or invalid; the message names it.
     """
     if not isinstance(meta, dict):
-        raise NoCheckpoint(f"{where} does not describe its network; {_ADVICE}")
+        raise NoCheckpoint(f"{where} cannot be used: its metadata are not a JSON object; {_ADVICE}")
     classes = meta.get("classes")
     num_classes = len(classes) if isinstance(classes, list) else 0
     rules = _RULES | (_RULES_TO_RESUME if is_resumed else {})
@@ -128,7 +128,7 @@ def best_evaluation(meta: Any, where: str) -> dict[str, Any] | None:
     """Return the best evaluation in the metadata of a checkpoint, or None if there was none yet.
 
     Raises:
-      NoCheckpoint: If that evaluation is invalid.
+      NoCheckpoint: If the evaluation is invalid.
     """
     try:
         best = meta["best"]
@@ -145,7 +145,7 @@ def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
 
     Args:
       folder: folder of a checkpoint with a valid manifest.
-      like: the state to be restored, as shapes; without `opt_state`, room for two more copies of the parameters.
+      like: shapes of the state to restore; if its `opt_state` is None, two more copies of the parameters are allowed.
       part: subfolder of the arrays.
 
     Raises:
@@ -181,10 +181,10 @@ def _check_array(header: Mapping[str, Any], max_bytes: int, where: str) -> None:
 
 
 def check_values(state: Any, where: str) -> None:
-    """Check that a restored state has no NaN, no infinity and no negative variance.
+    """Check that a restored state contains no NaN, infinity or negative variance.
 
     Raises:
-      NoCheckpoint: If an array, which the message names, has such a value.
+      NoCheckpoint: If an array contains such a value; the message names it.
     """
     parts = (state.params, state.batch_stats, state.opt_state, state.ema)
     for path, leaf in jax.tree_util.tree_leaves_with_path(parts):
@@ -198,7 +198,7 @@ def check_values(state: Any, where: str) -> None:
 
 @contextlib.contextmanager
 def reading_state(folder: pathlib.Path, like: Any, part: str) -> Iterator[None]:
-    """Check the sizes of a checkpoint's arrays, then convert Orbax's errors inside the context to one-line errors.
+    """Check the sizes of a checkpoint's arrays, and convert Orbax's errors in the context to one-line errors.
 
     Args:
       folder: as in `check_arrays`.
@@ -207,6 +207,7 @@ def reading_state(folder: pathlib.Path, like: Any, part: str) -> Iterator[None]:
 
     Raises:
       OtherState: If the checkpoint contains the state of another network.
+      NoCheckpoint: If `check_arrays` finds another fault.
     """
     check_arrays(folder, like, part)
     try:

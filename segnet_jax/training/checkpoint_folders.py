@@ -1,4 +1,4 @@
-"""The folders of a run's checkpoints: list them, verify them, delete old ones."""
+"""List, verify and delete the checkpoint folders of a run."""
 
 import contextlib
 import logging
@@ -22,7 +22,7 @@ Which = Literal["newest", "best"]
 
 META = "meta.json"
 _LAST = "last.json"
-_MAX_JSON_BYTES = 32_000_000  # the largest regular one, with 255 classes, has two million
+_MAX_JSON_BYTES = 32_000_000  # the largest regular file, with 255 classes, has two million
 
 
 class CheckpointFolders:
@@ -46,11 +46,11 @@ class CheckpointFolders:
         return self.root / which / str(step)
 
     def _name(self, path: pathlib.Path) -> str:
-        """Return a path relative to the run's folder, as `confined` takes it."""
+        """Return a path relative to the run's folder, as `confined` expects it."""
         return path.relative_to(self._run).as_posix()
 
     def steps(self, which: Which) -> list[int]:
-        """Return the steps of existing checkpoints, sorted; they are not verified.
+        """Return the sorted steps of all checkpoints, without verifying them.
 
         Raises:
           UserError: If the folder cannot be listed, or is a symbolic link.
@@ -62,7 +62,7 @@ class CheckpointFolders:
         return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,14}", name))
 
     def clean_up(self) -> None:
-        """Delete partial folders left by killed processes; only for the process that trains in the run."""
+        """Delete partial folders left by killed processes; call this only in the process that trains in the run."""
         for which in ("newest", "best", "statistics"):
             parent = self._name(self.root / which)
             for name in confined.names(self._run, parent):
@@ -72,7 +72,7 @@ class CheckpointFolders:
     def delete_after(self, step: int) -> None:
         """Delete checkpoints newer than the resumed step.
 
-        Those that could not be read are moved to the folder `damaged`, because they may be intact.
+        Unreadable ones are moved to the folder `damaged`, because they may be intact.
         """
         for which in ("newest", "best"):
             for folder in (self.path(which, later) for later in self.steps(which) if later > step):
@@ -87,7 +87,7 @@ class CheckpointFolders:
             atomic_write_json(self.root / _LAST, new)
 
     def prune(self) -> None:
-        """Delete all but the newest few, the latest best, and any best checkpoint that a kept checkpoint refers to."""
+        """Delete all checkpoints except the newest few, the latest best, and best ones that the newest refer to."""
         newest = self.steps("newest")[-self._keep :]
         referenced = set(map(self._best_of, newest))
         for which, keep in (("newest", set(newest)), ("best", {*self.steps("best")[-1:], *referenced})):
@@ -110,7 +110,7 @@ class CheckpointFolders:
         confined.remove(self._run, hidden)
 
     def _last_saved(self) -> dict[str, int]:
-        """Return the step saved last of each kind, from which a missing checkpoint is noticed."""
+        """Return the last saved step of each kind, which reveals a missing checkpoint."""
         try:
             last = confined.read_json(self._run, self._name(self.root / _LAST), most=_MAX_JSON_BYTES)
             return {which: int(last[which]) for which in ("newest", "best") if which in last}
@@ -130,17 +130,17 @@ class CheckpointFolders:
             raise NoCheckpoint(f"{META} of {folder} cannot be read: {error}") from None
 
     def set_last_saved(self, which: Which, step: int) -> None:
-        """Store the step saved last, so that its loss is noticed."""
+        """Store the last saved step, so that its loss is detected."""
         atomic_write_json(self.root / _LAST, self._last_saved() | {which: step})
 
     def find_latest(self, which: Which) -> int | None:
         """Return the latest step whose checkpoint verifies, or None if none was ever saved.
 
-        Damaged ones are moved to the folder `damaged`; unreadable ones stay. Both are logged.
+        Damaged checkpoints are moved to the folder `damaged`, unreadable ones are left in place, and both are logged.
 
         Raises:
           NoCheckpoint: If there were checkpoints, but none verifies.
-          UserError: If a valid checkpoint has a format that only a later version of this program reads.
+          UserError: If a checkpoint has the format of a later version of this program.
         """
         steps, last = self.steps(which), self._last_saved().get(which)
         is_lost = last is not None and last not in steps
@@ -159,10 +159,10 @@ class CheckpointFolders:
         return step
 
     def find_intact(self, which: Which) -> int | None:
-        """Return the step saved last, None if none ever was; no older checkpoint is used instead, no folder moved.
+        """Return the last saved step, or None, without falling back to an older checkpoint or moving folders.
 
         Raises:
-          UserError: If its checkpoint is damaged or missing.
+          UserError: If the checkpoint is damaged or missing.
         """
         steps = self.steps(which)
         step = max([*steps, self._last_saved().get(which, -1)], default=-1)
@@ -193,7 +193,7 @@ class CheckpointFolders:
         Damaged and unreadable checkpoints are treated as in `find_latest`.
 
         Raises:
-          UserError: If `find_latest` raises it.
+          UserError: If a checkpoint has the format of a later version of this program.
         """
         for step in reversed(self.steps(which)):
             folder = self.path(which, step)
@@ -214,7 +214,7 @@ class CheckpointFolders:
         return None
 
     def _set_aside(self, folder: pathlib.Path) -> str:
-        """Move a damaged checkpoint to the folder `damaged`; return a text that says where it is."""
+        """Move a checkpoint to the folder `damaged`; return a text with its new location."""
         aside = self.root / "damaged"
         name = f"{folder.parent.name}-{folder.name}"
         try:

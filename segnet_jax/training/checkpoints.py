@@ -39,7 +39,7 @@ class Checkpoints:
     """The checkpoints of a run; use it as a context manager, which waits for the last save.
 
     Args:
-      folder: `checkpoints` of the run; created by the first save.
+      folder: the run's folder `checkpoints`; created by the first save.
       devices: devices on which restored states are placed.
       keep: number of newest checkpoints to keep.
       broadcast: function that returns process 0's text in every process, so that all restore the same step.
@@ -61,7 +61,7 @@ class Checkpoints:
         self._writer = _make_writer()
         self._thread = ThreadPoolExecutor(1, "checkpoints")
         self._pending: list[Future] = []
-        self._saved: dict[Which, set[int]] | None = None  # steps whose save has at least begun
+        self._saved: dict[Which, set[int]] | None = None  # steps that are saved or being saved
 
     # --- saving ---
 
@@ -72,7 +72,7 @@ class Checkpoints:
           which: "newest" or "best".
           step: number of finished steps; an existing step is not saved again.
           state: replicated state; it may be donated to the next step as soon as this returns.
-          meta: JSON metadata to store with it.
+          meta: JSON metadata to store with the state.
 
         Raises:
           DiskFull: If there is too little free space, for this save or the previous one.
@@ -92,7 +92,7 @@ class Checkpoints:
             self._pending.append(self._thread.submit(self._link, other, which, step, partial, meta))
             return
         self.wait()
-        copy = jax.device_get(state)  # before it is donated; Orbax also rejects arrays of a single process
+        copy = jax.device_get(state)  # before it is donated; Orbax also rejects arrays of only one process
         self._make_room(which, step, partial, num_bytes_of(copy))
         self._saved[which].add(step)
         with self._disk_errors(which, step, partial):
@@ -100,7 +100,7 @@ class Checkpoints:
         self._pending.append(self._thread.submit(self._finish, which, step, partial, copy, meta))
 
     def poll(self) -> None:
-        """Raise the error of a finished save, if it had one."""
+        """Raise the error of a finished save, if any."""
         if any(each.done() and each.exception() for each in self._pending):
             self.wait()
 
@@ -128,7 +128,7 @@ class Checkpoints:
         """Verify a saved checkpoint on disk before it is reported as saved.
 
         Returns:
-          The checksum of its state, as `sum_of_state`.
+          The checksum of the checkpoint's state.
 
         Raises:
           NoCheckpoint: If the checkpoint is missing or does not verify.
@@ -140,7 +140,7 @@ class Checkpoints:
             raise NoCheckpoint(f"step {step} was saved to {self._root / which}, but does not verify: {error}") from None
 
     def _finish(self, which: Which, step: int, partial: pathlib.Path, copy: TrainState, meta: dict) -> None:
-        """Read back what Orbax wrote, finalize it, then delete older checkpoints. Runs in the thread."""
+        """Read back the state that Orbax wrote, finalize the checkpoint, and delete older ones. Runs in the thread."""
         with self._disk_errors(which, step, partial):
             sum_of_copy = sum_of_state(copy)  # while Orbax writes
             self._writer.wait_until_finished()
@@ -153,7 +153,7 @@ class Checkpoints:
             self.folders.prune()
 
     def _link(self, other: Which, which: Which, step: int, partial: pathlib.Path, meta: dict) -> None:
-        """Save a state that is saved as `other` by linking its files, with its own `meta.json`. Runs in the thread."""
+        """Save a state already saved as `other`: link its files, and write a new `meta.json`. Runs in the thread."""
         with self._disk_errors(which, step, partial):
             source = self.folders.path(other, step)
             self._make_parent(partial)
@@ -173,8 +173,8 @@ class Checkpoints:
         handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_this_process("read"))
         item = _as_dict(like)
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        asked = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=like.opt_state is None)
-        return like.replace(**handler.restore(folder / _STATE, args=asked))
+        args = ocp.args.PyTreeRestore(item=item, restore_args=restore_args, partial_restore=like.opt_state is None)
+        return like.replace(**handler.restore(folder / _STATE, args=args))
 
     def _make_room(self, which: Which, step: int, partial: pathlib.Path, num_bytes: int) -> None:
         with self._disk_errors(which, step, partial):
@@ -195,12 +195,12 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _disk_errors(self, which: Which, step: int, partial: pathlib.Path):
-        """Convert disk errors to one-line errors, and delete the partial checkpoint so that a retry has space."""
+        """Convert disk errors to one-line errors, and delete the partial checkpoint to free space for a retry."""
         try:
             yield
         except BaseException as error:
             self._writer = _make_writer()  # the old one raises its error again
-            if not os.path.isdir(self.folders.path(which, step)):  # otherwise a later part failed
+            if not os.path.isdir(self.folders.path(which, step)):  # otherwise it is saved, and a later operation failed
                 self._saved[which].discard(step)
             free = shutil.disk_usage(self._root).free if self._root.exists() else 0
             self._remove(partial)
@@ -220,7 +220,7 @@ class Checkpoints:
         return self._from_process_0(lambda: self.folders.find_latest(which))
 
     def latest_intact(self, which: Which) -> int | None:
-        """Return the step saved last, the same in all processes; see `CheckpointFolders.find_intact`."""
+        """Return the last saved step, the same in all processes; see `CheckpointFolders.find_intact`."""
         return self._from_process_0(lambda: self.folders.find_intact(which))
 
     def latest_best(self, until: int) -> int | None:
@@ -255,7 +255,7 @@ class Checkpoints:
         Args:
           which: "newest" or "best".
           step: step returned by `latest`.
-          like: a state of the same shapes, for example from `jax.eval_shape`; without `opt_state`, that is not read.
+          like: state of the same shapes, such as from `jax.eval_shape`; if its `opt_state` is None, none is read.
 
         Raises:
           NoCheckpoint: If the checkpoint contains another state or invalid values.
@@ -292,7 +292,7 @@ def _as_dict(state: TrainState) -> dict[str, Any]:
 
 
 def _make_writer() -> ocp.AsyncCheckpointer:
-    """Return Orbax's writer, in effect without a timeout: it measures by the wall clock, which may be adjusted."""
+    """Return Orbax's writer, effectively without a timeout: Orbax uses the wall clock, which may be adjusted."""
     options = _this_process("write")
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=options)
     return ocp.AsyncCheckpointer(handler, timeout_secs=_TIMEOUT, multiprocessing_options=options)
@@ -315,6 +315,6 @@ def _silence_orbax() -> None:
 
 
 def _ignore_closed_loops(hook: Callable, unraisable) -> None:
-    """Skip TensorStore's "Event loop is closed", printed for each other pending write when one fails."""
+    """Skip "Event loop is closed", which TensorStore prints for all other pending writes when one fails."""
     if str(unraisable.exc_value) != "Event loop is closed":
         hook(unraisable)

@@ -1,7 +1,7 @@
-"""Class weights of the loss: the user's own, or median frequency balancing in the variants found in the literature.
+"""Class weights of the loss: listed in the config, or computed by a published variant of median frequency balancing.
 
-A class's weight is median(frequency) / frequency (Eigen & Fergus 2015, arXiv 1411.4734); the variants differ in how
-frequency is defined.
+The weight of a class is median(frequency) / frequency (Eigen & Fergus 2015, arXiv 1411.4734); the variants differ in
+their definition of frequency.
 """
 
 import logging
@@ -25,7 +25,7 @@ CAFFE_CAMVID = (*(0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418
 
 
 def present_frequency_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> np.ndarray:
-    """Return class weights, where frequency is the fraction of pixels in the images that contain the class.
+    """Return class weights, with frequency relative to the pixels of the images that contain the class.
 
     Args:
       pixels: int64 [C], pixels of each class.
@@ -40,7 +40,7 @@ def present_frequency_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> n
 
 
 def global_frequency_weights(pixels: np.ndarray, total: int) -> np.ndarray:
-    """Return class weights, where frequency is the fraction of all pixels.
+    """Return class weights, with frequency relative to all pixels.
 
     Args:
       pixels: int64 [C], pixels of each class.
@@ -55,7 +55,7 @@ def global_frequency_weights(pixels: np.ndarray, total: int) -> np.ndarray:
 def sqrt_frequency_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> np.ndarray:
     """Return the square roots of `present_frequency_weights`, float32 [C].
 
-    Median frequency balancing favors the mean class accuracy, to which false alarms of a rare class hardly matter. IoU
+    Median frequency balancing favors mean class accuracy, which false positives of a rare class hardly affect. IoU
     counts them, so rare classes need smaller weights.
     """
     return np.sqrt(present_frequency_weights(pixels, image_pixels))
@@ -72,15 +72,15 @@ def _median_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> np.ndarray:
 
 
 def load_class_weights(config: Config, dataset: Dataset) -> np.ndarray:
-    """Return the class weights of the loss, float32 [C]: the config's own, or by its rule; most rules count pixels.
+    """Return the class weights of the loss, float32 [C], as listed in the config or computed by its rule.
 
     Raises:
       UserError: If the weights do not fit the classes, or the rule is "caffe" and the dataset does not have 11 classes.
     """
     num_classes = len(dataset.classes)
-    own = weights_of_classes(config.class_weights, dataset.classes.names, config.data)
-    if own is not None:
-        return np.array(own, np.float32)
+    listed = weights_of_classes(config.class_weights, dataset.classes.names, config.data)
+    if listed is not None:
+        return np.array(listed, np.float32)
     if config.class_weights == "none":
         return np.ones(num_classes, np.float32)
     if config.class_weights == "caffe":
@@ -108,7 +108,7 @@ def _count(split: Split, classes: ClassTable) -> LabelCounts:
 
 
 def _count_all_splits(config: Config, dataset: Dataset) -> LabelCounts:
-    """Count all splits, the test split included as in MATLAB's example, at full size if these counts are known."""
+    """Count all splits, including the test split as in MATLAB's example, at full size if those counts are known."""
     from segnet_jax.data.camvid.find_folder import open_full_size_counts
 
     num_classes = len(dataset.classes)

@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin", "jaxlib.cuda")  # in JAX's order of preference
 CUDNN_PACKAGES = ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12")
-OLDEST_CAPABILITY = (7, 5)  # supported from cuDNN 9.11 on (pytorch/pytorch#162574): Turing; a V100 is 7.0
+OLDEST_CAPABILITY = (7, 5)  # Turing, the oldest since cuDNN 9.11 (pytorch/pytorch#162574); a V100 is 7.0
 FIRST_WITHOUT_VOLTA = (9, 11)
-BROKEN = (9, 10, 0)  # incompatible with JAX's builds; JAX rejects it too unless its check is disabled
+BROKEN = (9, 10, 0)  # incompatible with JAX's builds; JAX also rejects it unless its check is disabled
 CUDNN_PIN = "nvidia-cudnn-cu12==9.10.2.21"
 
 # The test values are -1, 0 and 1, so that all sums are exact in every format, including TF32 and a TPU's bfloat16
@@ -54,7 +54,7 @@ def check_device(device: jax.Device, precision: str) -> None:
 
 
 def cudnn_version() -> tuple[int, ...] | None:
-    """Return the version of the cuDNN that JAX loaded, else of the installed package, as (9, 10, 2), or None."""
+    """Return the version of the cuDNN that JAX loaded or that is installed, such as (9, 10, 2), or None."""
     for plugin in PLUGINS:
         try:
             number = importlib.import_module(f"{plugin}._versions").cudnn_get_version()
@@ -136,7 +136,7 @@ def convolve_in_numpy(
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an exception's message, at most 200 characters; its class name if it has none."""
+    """Return the first line of an exception's message, at most 200 characters, or its class name if there is none."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
@@ -154,21 +154,21 @@ def device_shard(devices: Devices, batch_size_per_device: int) -> tf_data.BatchS
 
 
 NVIDIA_DRIVER = "/proc/driver/nvidia/version"
-"""Exists where Linux has an NVIDIA driver, whether JAX can use the GPU or not."""
+"""File that exists on Linux with an NVIDIA driver, whether or not JAX can use the GPU."""
 
 
 MOST_STEPS_PER_DISPATCH = 16
-"""Steps per dispatch chosen at most: a signal takes effect only between dispatches, of which three are in flight."""
+"""Maximum of the automatic choice: a signal takes effect only between dispatches, of which three are in flight."""
 
 
 def steps_per_dispatch(config: Config, devices: Devices, *lengths: int) -> int:
-    """Return the optimizer steps per dispatch; 1 on the CPU, where more would only enlarge the program.
+    """Return the number of optimizer steps per dispatch: 1 on the CPU, where more would only enlarge the program.
 
     Args:
-      config: if it does not set them, they are chosen.
-      devices: to train on.
-      *lengths: numbers of steps after which a dispatch must end, such as those of an epoch, so that all dispatches have
-        the same number of steps and the step is compiled once; 0 for none.
+      config: config of the run; `steps_per_dispatch` 0 chooses the number automatically.
+      devices: devices to train on.
+      *lengths: numbers of steps after which a dispatch must end, such as the steps of an epoch; 0 for none. The chosen
+        number divides them all, so that all dispatches have equal length and the step is compiled once.
     """
     if devices.local[0].platform == "cpu":
         return 1
@@ -179,7 +179,7 @@ def steps_per_dispatch(config: Config, devices: Devices, *lengths: int) -> int:
 
 
 def start_devices(config: Config) -> tuple[Devices, str]:
-    """Choose and check devices and precision; call it before anything else uses a JAX device.
+    """Choose and check the devices and the precision. Call this before anything else uses a JAX device.
 
     Raises:
       UserError: If there are fewer devices than requested, or they cannot train.

@@ -1,4 +1,4 @@
-"""Averages of the network's variables, which score better and vary less than the last step.
+"""Averages of the network's variables, which score better and vary less than the variables of the last step.
 
 EMA: Polyak & Juditsky 1992; warm-up as in `tf.train.ExponentialMovingAverage` with `num_updates`.
 SWA (stochastic weight averaging): Izmailov et al. 2018 (arXiv 1803.05407).
@@ -43,10 +43,10 @@ def ema_decay_at(num_steps: jax.Array, limit: float) -> jax.Array:
 
 
 def swa_decay_at(step: jax.Array, first_step: int, steps_per_epoch: int) -> jax.Array:
-    """Return the decay with which the average is the mean over the ends of all epochs so far from `first_step` on.
+    """Return the decay that makes the average the mean over all epoch ends since `first_step`.
 
-    It is (k - 1) / k at the end of the k-th epoch and 1 between two ends; before the first end it is 0, so that the
-    average is the network itself.
+    It is (k - 1) / k at the k-th epoch end, 1 between epoch ends, and 0 before the first one, so that the average is
+    then the network itself.
 
     Args:
       step: int32, steps finished before this one.

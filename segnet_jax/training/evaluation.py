@@ -1,4 +1,4 @@
-"""Evaluate a whole split: every image once, counted in integers; optionally boundary F1.
+"""Evaluate every image of a split once, with integer counts, and optionally compute boundary F1.
 
 For boundary F1, the devices count boundary pixels by distance while the host matches boundaries one to one.
 """
@@ -23,7 +23,7 @@ from segnet_jax.metrics.matching import count_pairs
 from segnet_jax.metrics.table import labeled_pixels, right_pixels
 
 MAX_CELLS = 2**24
-"""Limit of the per-image confusion matrices kept, in elements (64 MB): 138,000 images of 11 classes."""
+"""Maximum number of elements in all per-image confusion matrices (64 MB): 138,000 images with 11 classes."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Evaluation:
       confusions: int32 [N,C,C], the confusion matrix of each image, in the order of the samples; None above MAX_CELLS.
       boundaries: int32 [N,C,4], the counts of `metrics.boundary.boundary_counts` for each image.
       loss: the run's loss over the whole split.
-      predictions: index -> uint8 [H,W], of the samples in `evaluate`'s `keep` on this process's devices.
-      accuracies: index -> fraction of labeled pixels that are correct, of all samples on this process's devices with
-        labeled pixels.
+      predictions: index -> uint8 [H,W], for the samples in `evaluate`'s `keep` on this process's devices.
+      accuracies: index -> fraction of labeled pixels that are correct, for all samples with labeled pixels on this
+        process's devices.
       worst: index -> uint8 [H,W], the predictions with the lowest accuracies, lowest first.
       seconds: duration without compilation; NaN if not measured.
     """
@@ -76,10 +76,10 @@ def evaluate(
       num_worst: number of worst predictions to keep.
       on_prediction: called with index and prediction, uint8 [H,W], of each sample on this process's devices.
       should_stop: called after each batch; True stops the evaluation.
-      mean_loss: (sums of the loss over the split, number of labeled pixels) -> the loss.
+      mean_loss: function (sums of the loss over the split, number of labeled pixels) -> loss.
 
     Returns:
-      Results over all devices and processes; None if stopped.
+      Results over all devices and processes, or None if stopped.
     """
     losses, pending, predictions = [], deque(), {}
     accuracies: dict[int, float] = {}
@@ -131,22 +131,22 @@ def evaluate(
 
 def _by_index(index: np.ndarray, values: np.ndarray) -> dict[int, np.ndarray]:
     """Return {sample index: its element of values [D,B,...]}, without padding."""
-    return {int(index[place]): values[place] for place in zip(*np.nonzero(index >= 0), strict=True)}
+    return {int(index[position]): values[position] for position in zip(*np.nonzero(index >= 0), strict=True)}
 
 
 def evaluate_boundaries(
     evaluate: Callable[..., Evaluation | None], samples: CachedSplit, num_classes: int, multi_label: bool = False
 ) -> tuple[Evaluation, BoundaryF1] | None:
-    """Evaluate, and match the boundaries of each prediction with those of its label; every process must call it.
+    """Evaluate a split, and match the boundaries of each prediction and label. Every process must call this.
 
     Args:
       evaluate: function of on_prediction that returns the Evaluation, or None if stopped.
       samples: samples of the split.
-      num_classes: C.
+      num_classes: number of classes.
       multi_label: whether a pixel may have several classes.
 
     Returns:
-      The Evaluation and boundary F1; None if stopped.
+      The Evaluation and boundary F1, or None if stopped.
     """
     pairs = np.zeros((len(samples), num_classes), np.int32)
     pending = deque()
@@ -173,9 +173,9 @@ def evaluate_boundaries(
 
 
 def _pool(num_workers: int, num_pixels: int) -> Executor:
-    """Return the executor of the matching: threads for small splits, processes where their start-up pays off.
+    """Return an executor for the matching: threads for small splits, processes if their start-up pays off.
 
-    Threads scale poorly: scipy's flow algorithm, which takes most of the time, holds the interpreter lock.
+    Threads scale poorly, because scipy's flow algorithm, which takes most of the time, holds the interpreter lock.
     """
     if num_pixels <= 50 * 360 * 480:
         return ThreadPoolExecutor(num_workers, "boundaries")

@@ -26,11 +26,10 @@ def check_experiment(folder: pathlib.Path, meta: dict[str, Any], config: Config,
       folder: run folder.
       meta: the checkpoint's JSON metadata.
       config: config of the run; on resume, the new one.
-      override: whether the user allows changed settings; None if nothing is trained and changed settings are only
-        logged.
+      override: whether the user allows changed settings; None to only log them, if nothing is trained.
 
     Raises:
-      UserError: If the settings differ; the message has old -> new for each field.
+      UserError: If the settings differ; the message shows old -> new for each field.
     """
     experiment, step = meta.get("experiment"), meta["step"]
     if experiment is None:  # older versions stored only the hash, which later fields have changed

@@ -1,7 +1,7 @@
 """Compute the initial variables of a training run: random, from a VGG encoder, or from a whole trained network.
 
-A whole network must match but for its classes. The head (the last convolution and its BatchNorm, if any) is the only
-part whose size depends on the classes, the last axis of each of its arrays.
+A whole network must match except for its classes. Only the size of the head (the last convolution and its BatchNorm, if
+any) depends on the classes, which are the last axis of its arrays.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -37,7 +37,7 @@ FITTING = (
     *("upsampling", "encoder_addition", "decoder", "conv_bias", "final_batch_norm", "batch_norm_epsilon"),
     *("output", "channels", "image_bits"),
 )
-"""Config fields that define the network's function: they must match those of the network to start from."""
+"""Config fields that define the network's function, and must match those of the network to start from."""
 
 
 @dataclass(frozen=True)
@@ -62,19 +62,19 @@ class TrainedSegNet:
 
 
 def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Collection[str]) -> None:
-    """Check that a trained network matches the network to be trained, but for its classes.
+    """Check that a trained network matches the network to be trained, except for its classes.
 
     Args:
       trained: the network to start from.
       config: config of the training run.
       shapes: shapes of the variables of the network to be trained.
-      head: the names of the layers whose last axis is the classes.
+      head: names of the layers whose last axis is the classes.
 
     Raises:
       UserError: If the networks differ; the message names the differences and the flags that resolve them.
     """
     differing = {name: (getattr(trained.config, name), getattr(config, name)) for name in FITTING}
-    if config.network == trained.config.network == "segnet-basic":  # it has neither field
+    if config.network == trained.config.network == "segnet-basic":  # ignores both fields
         differing |= dict.fromkeys(("encoder", "final_batch_norm"), (None, None))
     differing = {name: both for name, both in differing.items() if both[0] != both[1]}
     if differing:
@@ -133,7 +133,7 @@ def start_from(trained: TrainedSegNet, classes: Sequence[str], head: Collection[
     Args:
       trained: the network to start from, which passes `check_fits`.
       classes: classes to train.
-      head: the names of the layers whose last axis is the classes.
+      head: names of the layers whose last axis is the classes.
       draw: function that returns random variables of the network to be trained; called only if there are new classes.
     """
     indices = shared_classes(trained, classes)
@@ -153,9 +153,9 @@ def start_from(trained: TrainedSegNet, classes: Sequence[str], head: Collection[
 
 
 def shared_classes(trained: TrainedSegNet, classes: Sequence[str]) -> dict[str, int]:
-    """Return {class: its index in the trained network} for the classes that both have by the same name.
+    """Return {class name: index in the trained network} for the classes that both networks have.
 
-    A sigmoid's single row is for two classes: it is only kept if both are the same.
+    The single row of a sigmoid serves two classes, and is kept only if both are the same.
     """
     if trained.config.output == "sigmoid" and trained.classes != tuple(classes):
         return {}
@@ -164,7 +164,7 @@ def shared_classes(trained: TrainedSegNet, classes: Sequence[str]) -> dict[str, 
 
 
 def describe_start(trained: TrainedSegNet, classes: Sequence[str]) -> str:
-    """Return one line that names the source and which classes are kept, new and left out.
+    """Describe the source and the kept, new and left-out classes in one line.
 
     Args:
       trained: the network to start from.
@@ -197,10 +197,10 @@ STATISTICS_IMAGES = 64  # enough for stable batch-norm statistics of a pretraine
 def choose_preprocessing(
     config: Config, initial: VGG | TrainedSegNet | None, statistics: Callable[[], tuple[Sequence[float], ...]]
 ) -> Preprocessing:
-    """Choose the preprocessing: that of a whole trained network, else of the config, else of the encoder's weights.
+    """Choose the preprocessing of a whole trained network, else of the config, else of the encoder's weights.
 
-    Images other than RGB of 8 bits are normalized by their own mean and standard deviation, such that the encoder's
-    first layer gets values as large as those of ImageNet's images.
+    Images other than 8-bit RGB are normalized by their own mean and standard deviation, and scaled so that the
+    encoder's first layer gets values as large as from ImageNet's images.
 
     Args:
       config: config of the run.
@@ -244,8 +244,8 @@ def first_variables(
 ) -> dict:
     """Return the initial variables: random, random with a pretrained encoder, or from a whole trained network.
 
-    A plain VGG has no BatchNorm: the statistics are then estimated on some training images, and so are the encoder's
-    scale and shift, depending on `--init-batch-norm`.
+    With a pretrained encoder, the batch-norm statistics are estimated on some training images, and so are the encoder's
+    scales and shifts, depending on `--init-batch-norm`.
     """
     draw = partial(init_variables, model, config.seed)
     if isinstance(initial, TrainedSegNet):

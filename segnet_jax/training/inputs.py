@@ -43,9 +43,9 @@ class Input:
     """The input of a mapped step for one split.
 
     Attributes:
-      inputs: yields the host's data for each dispatch: for training, a function of the dispatches' steps; for
-        evaluation, without arguments.
-      make_batch: makes the batch inside the step from one step's inputs and the store.
+      inputs: function that yields the host's data for each dispatch. In training it takes the dispatches' steps, in
+        evaluation no arguments.
+      make_batch: function that makes the batch inside the step from one step's inputs and the store.
       store: arrays resident on the devices.
       store_axis: device axis of the store; None if it is replicated.
     """
@@ -91,7 +91,7 @@ def agree_on_placement(placement: Placement, all_gather: Callable[[str], list[st
 
     Args:
       placement: this process's choice.
-      all_gather: function of this process's text that returns those of all processes, by process number.
+      all_gather: function of this process's text that returns the texts of all processes by process number.
     """
     choices = all_gather(placement)
     agreed = max(choices, key=("device", "shards", "host").index)
@@ -112,7 +112,7 @@ def training_input(
 ) -> Input:
     """Return the input of the training split, batches [L,K,A,B,...] for dispatches of K steps.
 
-    `own` is applied inside the step, whichever way its batch is made.
+    The custom augmentation `own` is applied inside the step, on host and device input alike.
     """
     after = (lambda make_batch: make_batch) if own is None else partial(_followed_by, own)
     if place == "host":
@@ -134,7 +134,7 @@ def training_input(
 
 
 def _followed_by(own: OwnAugmentation, make_batch: MakeBatch) -> MakeBatch:
-    """Return a function that makes a batch and augments it by the user's function."""
+    """Return a function that makes a batch and applies the custom augmentation to it."""
 
     def make(inputs: dict[str, jax.Array], store: Any) -> dict[str, jax.Array]:
         batch = make_batch(inputs, store)
@@ -163,7 +163,7 @@ def _on_devices(
 def split_into_dispatches(steps: range, steps_per_dispatch: int, steps_per_epoch: int) -> list[range]:
     """Split steps into dispatches of at most `steps_per_dispatch` steps that do not cross the end of an epoch.
 
-    They end at multiples of `steps_per_dispatch` within the epoch, wherever the first one starts.
+    Dispatches end at multiples of `steps_per_dispatch` within the epoch, wherever the first one starts.
     """
     dispatches = []
     start = steps.start

@@ -1,8 +1,8 @@
 """A manifest of every file's size and SHA-256, to detect a damaged folder.
 
-Orbax restores arrays with flipped bits without an error, hence checksums of our own. The order of writing (data, fsync,
-manifest, fsync, rename, fsync of the parent folder) ensures that a kill or power loss at any moment leaves either the
-complete folder under its final name or none.
+The checksums are needed because Orbax restores arrays with flipped bits without an error. The order of writing (data,
+fsync, manifest, fsync, rename, fsync of the parent folder) ensures that a kill or power loss at any moment leaves
+either the complete folder under its final name or none.
 """
 
 import errno
@@ -43,7 +43,7 @@ def finalize(
       partial: folder with all files, on the same disk as `final`.
       final: final path, which must not exist.
       facts: JSON to store in the manifest.
-      known: manifest entries of files that are on the disk already, from `link_files`.
+      known: manifest entries of files that are already on disk, from `link_files`.
 
     Raises:
       OSError: If the disk fails.
@@ -68,10 +68,10 @@ def finalize(
 
 
 def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[str, dict[str, Any]]:
-    """Hard-link the files of a subfolder into another folder, or copy them where the disk has no links.
+    """Hard-link the files of a subfolder into another folder, or copy them if the disk does not support links.
 
     Args:
-      source: a folder with a manifest.
+      source: folder with a manifest.
       partial: target folder, created if missing.
       part: name of the subfolder.
 
@@ -110,15 +110,15 @@ def verify(folder: pathlib.Path, max_bytes: int | None = None) -> dict[str, Any]
       The manifest.
 
     Raises:
-      Damaged: If a file is missing, is not regular, has another size or content, or is not listed; or the manifest is
-        invalid.
+      Damaged: If the manifest is invalid, or a file is missing, not regular, not listed, or has another size or
+        content.
       NewerFormat: If the manifest's version is unknown.
-      OSError: If the disk fails, except by a missing file, which raises Damaged.
+      OSError: If a file cannot be read for another reason.
     """
     manifest = read_manifest(folder)
     total = sum(entry["bytes"] for entry in manifest["files"].values())
     if max_bytes is not None and total > max_bytes:
-        raise Damaged(f"it has {total:,} bytes, above the limit of {max_bytes:,} for its network")
+        raise Damaged(f"it has {total:,} bytes, over the limit of {max_bytes:,} bytes for its network")
     for name, entry in manifest["files"].items():
         file = shown(name)
         try:
@@ -154,7 +154,7 @@ def _files_in(folder: pathlib.Path, inner: str = "") -> set[str]:
 
 
 def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
-    """Read a manifest and verify its own checksum.
+    """Read a manifest and verify its checksum.
 
     Raises:
       Damaged: If the manifest is missing or damaged.

@@ -1,7 +1,7 @@
 """Sources of a trained network: a run folder, an exported folder, or a repository on the Hugging Face Hub.
 
-An exported folder contains `network.safetensors` as `export` writes it, and usually its card. It is somebody else's:
-only that file is read, no link is followed, and of the settings in it only those listed here are used.
+An exported folder contains `network.safetensors`, written by `export`, and usually a model card. It is not trusted:
+only that file is read, no link is followed, and only the settings listed here are used.
 """
 
 import pathlib
@@ -23,14 +23,14 @@ NETWORK_FIELDS = (  # config fields needed to rebuild the network; none contains
     *("stage_convolutions", "stage_channels", "kernel_size", "channels"),
     *("decoder", "dropout", "conv_bias", "final_batch_norm", "batch_norm_epsilon", "output"),
 )
-READING_FIELDS = (  # config fields of how images and labels are read; none contains a path or leads out of a folder
+READING_FIELDS = (  # config fields for reading images and labels; none contains a path or leads out of a folder
     *("fit", "exif", "image_range", "image_bits", "resize_labels", "label_suffix", "map", "labels_start_at"),
     *("labels_as", "threshold", "unknown_color", "mostly_void", "mask_order", "unmasked", "multi_label"),
 )
 
 
 def local_folder(source: str | pathlib.Path) -> str:
-    """Return the folder of a network: the one named, or a plain local copy of a repository on the Hub or of a bucket.
+    """Return the local folder of a network, after downloading it if the source is a Hub repository or a bucket.
 
     Raises:
       UserError: If the repository or the bucket cannot be downloaded.
@@ -45,7 +45,7 @@ def is_exported(folder: str | pathlib.Path) -> bool:
     folder = pathlib.Path(folder)
     try:
         return not files.is_run(folder) and confined.status(folder, NETWORK_FILE) is not None
-    except OSError:  # reading it as a run says why
+    except OSError:  # reading it as a run reports the cause
         return False
 
 
@@ -54,11 +54,12 @@ def read_network_config(folder: str | pathlib.Path, own_network: str = "", other
 
     Args:
       folder: the run folder or the exported folder.
-      own_network: network that this command names, which is imported if it is own code; see `import_network`.
-      others: other sources used by the command; the network may be that of one of these.
+      own_network: the network that this command names, imported if it is custom (see `import_network`).
+      others: other sources used by the command, whose network `own_network` may also be.
 
     Raises:
-      UserError: If there is neither, or it is damaged, or the network named is another one or cannot be imported.
+      UserError: If the folder contains neither or is damaged, or `own_network` is another network or cannot be
+        imported.
     """
     exported = is_exported(folder)
     config = config_from(describe_exported(folder), str(folder)) if exported else files.read_run(folder)
@@ -77,7 +78,7 @@ def config_from(description: Description, source: str) -> Config:
     """Return the config that an exported network describes.
 
     Args:
-      description: of the network; from an untrusted file.
+      description: description of the network, from an untrusted file.
       source: name of the file in messages.
 
     Raises:
@@ -91,10 +92,10 @@ def config_from(description: Description, source: str) -> Config:
 
 
 def describe_exported(folder: str | pathlib.Path) -> Description:
-    """Read what an exported network says about itself.
+    """Read the description of an exported network.
 
     Raises:
-      UserError: If it is damaged, too large, or a link.
+      UserError: If the file is damaged, too large, or a link.
     """
     from segnet_jax.weights.load import describe_own_segnet
 
@@ -102,14 +103,14 @@ def describe_exported(folder: str | pathlib.Path) -> Description:
 
 
 def read_exported(folder: str | pathlib.Path) -> OwnSegNet:
-    """Read an exported network completely; raises as `describe_exported`."""
+    """Read an exported network completely; raises the same errors as `describe_exported`."""
     from segnet_jax.weights.load import read_own_segnet
 
     return read_own_segnet(_network_file(folder))
 
 
 def exported_labels(folder: str | pathlib.Path) -> StoredLabels | None:
-    """Return the classes and the label rule of an exported network; None if it states no rule.
+    """Return the classes and the label rule of an exported network, or None if it has no rule.
 
     Raises:
       UserError: If the rule is invalid.
@@ -122,5 +123,5 @@ def exported_labels(folder: str | pathlib.Path) -> StoredLabels | None:
 
 
 def _network_file(folder: str | pathlib.Path) -> pathlib.Path:
-    confined.is_file(folder, NETWORK_FILE)  # refuses a link, a pipe or a device
+    confined.is_file(folder, NETWORK_FILE)  # rejects a link, a pipe or a device
     return pathlib.Path(folder) / NETWORK_FILE

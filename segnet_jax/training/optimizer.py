@@ -27,20 +27,20 @@ class OptimizerSettings:
       learning_rate: the peak learning rate.
       schedule: see `learning_rate_schedule`.
       epochs: number of epochs.
-      steps: number of steps; 0: as many as `epochs` gives.
-      swa_epochs: number of last epochs with a constant rate.
-      swa_learning_rate: their rate; 0: as when they begin.
+      steps: number of steps; 0 to compute it from `epochs`.
+      swa_epochs: number of final epochs with a constant learning rate.
+      swa_learning_rate: learning rate of these epochs; 0 for the schedule's rate at their start.
       warmup_epochs: length of the linear warm-up.
       step_epochs: for schedule "step": epochs between drops.
       step_factor: for schedules "step" and "plateau": factor of each drop.
       plateau_patience: for schedule "plateau": epochs without improvement before a drop.
       poly_power: for schedule "poly".
       momentum: momentum of SGD; beta1 of AdamW and Lion; Adafactor has none.
-      nesterov: use Nesterov's momentum in SGD.
-      clip_gradients: scale gradients down to this global norm; 0: never.
-      weight_decay: applied to convolution kernels, never to biases.
-      decay_scale: apply weight decay to BatchNorm's scale too, as in SegNet-Tutorial's prototxts.
-      decay_shift: apply weight decay to BatchNorm's shift too, as in MATLAB (OffsetL2Factor 1).
+      nesterov: whether SGD uses Nesterov momentum.
+      clip_gradients: maximum global norm of the gradients; 0 for no clipping.
+      weight_decay: weight decay of convolution kernels, never applied to biases.
+      decay_scale: whether to also apply weight decay to BatchNorm's scale, as in SegNet-Tutorial's prototxts.
+      decay_shift: whether to also apply weight decay to BatchNorm's shift, as in MATLAB (OffsetL2Factor 1).
       bias_lr_mult: learning-rate multiplier of convolution biases; 2 in SegNet-Tutorial.
       encoder_lr_mult: learning-rate multiplier of the encoder.
       lr_mult: learning-rate multipliers as NAME=FACTOR, with a section or a role of `nn.contract` as name.
@@ -155,9 +155,9 @@ def build_optimizer(
     Args:
       settings: settings of the optimizer.
       model: the network, for the roles of its parameters and its frozen layers.
-      steps_per_epoch: to convert epochs to steps.
-      schedule: used instead of the settings' schedule.
-      own: function of the schedule that returns an optimizer, instead of the settings' one with its weight decay.
+      steps_per_epoch: number of steps per epoch.
+      schedule: replaces the settings' schedule, if given.
+      own: custom function of the schedule that returns an optimizer; replaces the settings' optimizer and weight decay.
     """
     reduces = schedule is None and settings.schedule == "plateau"
     schedule = schedule or _schedule_of(settings, steps_per_epoch)
@@ -208,7 +208,7 @@ def without_layers(optimizer: optax.GradientTransformation, layers: frozenset[st
 
     Args:
       optimizer: optimizer of the trainable layers.
-      layers: the frozen ones.
+      layers: names of the frozen layers.
     """
 
     def trainable(params):

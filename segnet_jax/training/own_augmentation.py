@@ -1,4 +1,4 @@
-"""The user's own augmentation: a batched JAX function, applied inside the training step after all others."""
+"""Custom augmentation: a batched JAX function, applied inside the training step after all other augmentations."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -19,13 +19,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class OwnAugmentation:
-    """A user's augmentation.
+    """A custom augmentation.
 
     Attributes:
       name: module and function, such as "mine:jitter".
       function: function of an image, uint8 or uint16 [B,H,W,C], a label, uint8 [B,H,W], and random keys of
-        `jax.random`, [B], that returns image and label of the same shapes and dtypes. If it computes each element from
-        the same elements of its arguments only, batches do not depend on the number of devices.
+        `jax.random`, [B], that returns image and label of the same shapes and dtypes. Batches do not depend on the
+        number of devices if the function treats each image separately.
     """
 
     name: str
@@ -33,14 +33,14 @@ class OwnAugmentation:
 
     @classmethod
     def named(cls, name: str, args: Sequence[str]) -> "OwnAugmentation | None":
-        """Import the augmentation that a config names, if the arguments name it too; None if they do not.
+        """Import the augmentation that a config names; return None if the command line does not also set it.
 
         Args:
           name: value of the config's `augment`, which may come from a stored file.
           args: arguments of this command.
 
         Raises:
-          UserError: If it cannot be imported.
+          UserError: If the function cannot be imported.
         """
         is_given = any(arg.partition("=")[0] == "--augment" for arg in args)
         return cls(name, import_function(name, "--augment")) if name and is_given else None
@@ -59,7 +59,7 @@ class OwnAugmentation:
         Raises:
           UserError: If the function raises an exception or returns other shapes or dtypes.
         """
-        image, label = lax.optimization_barrier((jnp.asarray(image), jnp.asarray(label)))  # one program on both paths
+        image, label = lax.optimization_barrier((jnp.asarray(image), jnp.asarray(label)))  # same for host and device
         batch = tuple(each.reshape(-1, *each.shape[label.ndim - 2 :]) for each in (image, label))
         bits = lax.bitcast_convert_type(jnp.asarray(key).reshape(-1, 2), jnp.uint32)
         expected = _shapes(batch)
@@ -78,7 +78,7 @@ class OwnAugmentation:
         """Trace the function on a batch of this size and pixel format, without computing anything.
 
         Raises:
-          UserError: If `__call__` raises it.
+          UserError: If the function raises an exception or returns other shapes or dtypes.
         """
         image = jax.ShapeDtypeStruct((batch_size, *image_size, pixels.channels), pixels.dtype)
         label = jax.ShapeDtypeStruct((batch_size, *image_size), jnp.uint8)
@@ -86,10 +86,11 @@ class OwnAugmentation:
 
 
 def check_own_augmentation(config: Config, own: OwnAugmentation | None) -> None:
-    """Check the user's own augmentation, before anything is compiled.
+    """Check the custom augmentation before anything is compiled.
 
     Raises:
-      UserError: If the config names one that the command does not, or it changes the shapes or dtypes of a batch.
+      UserError: If the config names an augmentation that the command does not, or the augmentation fails or changes the
+        shapes or dtypes of a batch.
     """
     if config.augment and own is None:
         raise UserError(
@@ -102,7 +103,7 @@ def check_own_augmentation(config: Config, own: OwnAugmentation | None) -> None:
 
 
 def _shapes(arrays: Sequence[Any]) -> str:
-    """Return dtypes and shapes, such as "uint8 [4,360,480,3] and uint8 [4,360,480]"."""
+    """Format dtypes and shapes, such as "uint8 [4,360,480,3] and uint8 [4,360,480]"."""
     texts = [
         f"{each.dtype} [{','.join(map(str, each.shape))}]" if hasattr(each, "shape") else type(each).__name__
         for each in arrays

@@ -1,6 +1,6 @@
-"""A user's own network, such as mine:build: imported only where this command line or this Python call names it.
+"""Custom networks, such as mine:build, which are imported only if this command line or Python call names them.
 
-Configs store the name alone. Building the network of a stored config fails unless `import_network` was called before.
+Configs store only the name. Building the network of a stored config fails unless `import_network` was called first.
 """
 
 import dataclasses
@@ -18,21 +18,21 @@ _imported: dict[str, Any] = {}
 
 
 def import_given(args: Sequence[str]) -> None:
-    """Import the own network that the arguments of this command name, if any; raises as `import_network`."""
-    for place, arg in enumerate(args):
+    """Import the custom network that this command's arguments name, if any; raises as `import_network`."""
+    for index, arg in enumerate(args):
         option, equals, value = arg.partition("=")
         if option == "--network":
-            import_network(value if equals else "".join(args[place + 1 : place + 2]))
+            import_network(value if equals else "".join(args[index + 1 : index + 2]))
 
 
 def import_network(name: str) -> None:
-    """Import an own network; do nothing for other names. Callers must not pass a name from a stored file.
+    """Import a custom network; do nothing for other names. Callers must not pass a name from a stored file.
 
     Args:
-      name: module and class, or module and function, of the network: see `build_own_network`.
+      name: MODULE:CLASS or MODULE:FUNCTION of the network (see `build_own_network`).
 
     Raises:
-      UserError: If it cannot be imported.
+      UserError: If the network cannot be imported.
     """
     if ":" in name:
         _imported[name] = import_function(name, "--network", "MODULE:CLASS, such as mine:Net")
@@ -42,31 +42,31 @@ def network_of(name: str) -> Any:
     """Return the class of a network, or the function that builds it.
 
     Args:
-      name: a key of NETWORKS, or an own network's name, which may come from a stored file.
+      name: a key of NETWORKS or the name of a custom network, which may come from a stored file.
 
     Raises:
-      UserError: If it is an own network that this command did not name.
+      UserError: If this command did not name the custom network.
     """
     if ":" not in name:
         return NETWORKS[name]
     if name not in _imported:
         raise UserError(
-            f"the network {name} is own code, which is imported only if this command names it: add --network {name}, "
-            f'in Python network="{name}"'
+            f"the network {name} is custom code, which is imported only if this command names it: add --network "
+            f'{name}, in Python network="{name}"'
         )
     return _imported[name]
 
 
 def build_own_network(make: Callable[..., Any], settings: Mapping[str, Any], flag: str = "") -> NetworkContract:
-    """Return an own network, after checking it against `nn.contract`.
+    """Build a custom network, and check it against `nn.contract`.
 
     Args:
-      make: its class, a function that returns it, or a partial of either, whose keywords are kept.
-      settings: name -> value of what it may ask for: the fields of the config, num_classes, sync_axis and dtype.
-      flag: the flag that names it, for messages; "" for an object given from Python.
+      make: class of the network, a function that returns it, or a partial of either, whose keywords take precedence.
+      settings: settings that `make` may take, by name: the config fields, num_classes, sync_axis and dtype.
+      flag: the flag that names the network, for messages; "" for a network passed from Python.
 
     Raises:
-      UserError: If it does not keep the contract.
+      UserError: If the network does not satisfy the contract.
     """
     kind, given = (make.func, make.keywords) if isinstance(make, functools.partial) else (make, {})
     try:
@@ -78,11 +78,11 @@ def build_own_network(make: Callable[..., Any], settings: Mapping[str, Any], fla
         raise
     except Exception as error:  # the user's code may raise anything
         what, why = flag or f"model {getattr(kind, '__qualname__', kind)}", " ".join(str(error).split())[:500]
-        raise UserError(f"{what} does not keep the contract of segnet_jax.nn.contract: {why}") from error
+        raise UserError(f"{what} does not satisfy the contract of segnet_jax.nn.contract: {why}") from error
 
 
 def settings_of(kind: Callable[..., Any], known: Iterable[str]) -> set[str]:
-    """Return the settings that a class or a function takes: its fields or parameters, all known ones with **."""
+    """Return the names of the fields of a class or the parameters of a function; with **kwargs, all known names."""
     if dataclasses.is_dataclass(kind):
         return {item.name for item in dataclasses.fields(kind) if item.init}
     parameters = inspect.signature(kind).parameters.values()

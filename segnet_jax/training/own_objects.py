@@ -1,7 +1,7 @@
-"""A network, a loss and an optimizer given from Python instead of by their names in the config.
+"""Custom networks, losses and optimizers, passed from Python instead of named in the config.
 
-The run's config stores only what they are called, in its field `own`, and nothing is ever imported by such a name: to
-resume the run, or to restore its network, the objects have to be given again.
+The run's config stores only their names, in the field `own`, and nothing is ever imported by such a name. To resume the
+run or restore its network, the objects must be passed again.
 """
 
 import functools
@@ -24,10 +24,10 @@ from segnet_jax.training.own_augmentation import OwnAugmentation
 
 @dataclass(frozen=True)
 class OwnObjects:
-    """Objects that replace what the config names; None where it applies.
+    """Custom objects that replace those the config names; None where the config applies.
 
     Attributes:
-      model: class of a network that keeps `nn.contract`, or a function of its fields that returns one.
+      model: class of a network that satisfies `nn.contract`, or a function of its fields that returns one.
       loss: a `Loss`; see `as_loss`.
       optimizer: function of the learning-rate schedule, such as `optax.adamw`.
       augment: augmentation that the config field `augment` names.
@@ -40,20 +40,20 @@ class OwnObjects:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the objects are called, for the config field `own`; the augmentation has a field of its own."""
+        """Names of the objects, for the config field `own`; the augmentation has a separate field."""
         given = {name: getattr(self, name) for name in ("model", "loss", "optimizer")}
         return tuple(f"{part}={name_of(each)}" for part, each in given.items() if each is not None)
 
 
 def as_loss(given: Any) -> Loss:
-    """Return an own loss as a `Loss`.
+    """Convert a custom loss to a `Loss`.
 
     Args:
       given: a `Loss`, or a function (logits float32 [B,H,W,C], label uint8 [B,H,W], class weights float32 [C]) -> the
         sum of the loss over the labeled pixels, which is divided by their number over all devices.
 
     Raises:
-      UserError: If it is neither.
+      UserError: If `given` is neither.
     """
     if isinstance(given, Loss):
         return given
@@ -63,10 +63,10 @@ def as_loss(given: Any) -> Loss:
 
 
 def check_loss(own: OwnObjects, num_classes: int) -> None:
-    """Check an own loss on shapes only: it must give one number.
+    """Check by shape inference that a custom loss returns one float32 number.
 
     Raises:
-      UserError: If it fails, or gives anything else.
+      UserError: If the loss fails or returns anything else.
     """
     if own.loss is None:
         return
@@ -79,7 +79,7 @@ def check_loss(own: OwnObjects, num_classes: int) -> None:
     except Exception as error:
         raise UserError(f"the loss {name_of(own.loss)} fails: {_short(error)}") from error
     if mean.shape or mean.dtype != jnp.float32:
-        raise UserError(f"the loss {name_of(own.loss)} must give one float32 number, the sum over pixels, got {found}")
+        raise UserError(f"the loss {name_of(own.loss)} must return one float32 number, summed over pixels, got {found}")
 
 
 NO_OBJECTS = OwnObjects()
@@ -88,10 +88,10 @@ NO_OBJECTS = OwnObjects()
 def own_objects(
     model: Any = None, loss: Any = None, optimizer: Any = None, augment: OwnAugmentation | None = None
 ) -> OwnObjects:
-    """Return the objects after a check of their kinds.
+    """Collect custom objects after checking their types.
 
     Raises:
-      UserError: If one is of another kind; the message says what to give.
+      UserError: If an object has the wrong type.
     """
     if model is not None and (isinstance(model, nn.Module) or not callable(model)):
         raise UserError(f"model must be the class of a network, not an instance, got {_short(model)}")
@@ -104,9 +104,9 @@ def own_objects(
 
 
 def name_of(given: Any) -> str:
-    """Return what a function, a class, a `Loss` or a partial of one is called, with a sum of its source.
+    """Return the name of a function, a class, a `Loss` or a partial, with a checksum of its source if that is readable.
 
-    An edited function of the same name is another one, as far as its source can be read.
+    The checksum distinguishes an edited function from the original.
     """
     if isinstance(given, Loss):
         return name_of(given.sums)
@@ -122,33 +122,33 @@ def name_of(given: Any) -> str:
 
 
 def _short(value: Any) -> str:
-    """Return a value on one line, shortened; what it is called if its text would name an address in memory."""
+    """Return a value's repr on one line, shortened, or the value's name if the repr contains a memory address."""
     text = " ".join(repr(value).split())
     return text[:100] if " at 0x" not in text else getattr(value, "__qualname__", type(value).__name__)
 
 
 def check_given(stored: Sequence[str], given: Sequence[str], where: str) -> None:
-    """Check that a run is resumed with the objects that it was started with.
+    """Check that a run is resumed with the custom objects that it was started with.
 
     Args:
-      stored: the names in the run's config.
-      given: the names of the objects at hand.
+      stored: names of the objects in the run's config.
+      given: names of the objects passed now.
       where: the run, for the message.
 
     Raises:
-      UserError: If they differ.
+      UserError: If the names differ.
     """
     if tuple(stored) == tuple(given):
         return
     if not stored:
-        raise UserError(f"{where} was trained without objects of Python, got {', '.join(given)}: start a new run")
-    at_hand = f"got {', '.join(given)}" if given else "which a command cannot import"
+        raise UserError(f"{where} was trained without custom objects, got {', '.join(given)}: start a new run")
+    passed = f"got {', '.join(given)}" if given else "which a command cannot import"
     raise UserError(
-        f"{where} was trained with objects given from Python ({', '.join(stored)}), {at_hand}: resume it with "
+        f"{where} was trained with objects passed from Python ({', '.join(stored)}), {passed}: resume it with "
         "segnet_jax.train(...) and the same objects, or start a new run"
     )
 
 
 def missing(part: str, stored: Sequence[str]) -> str:
-    """Return the stored name of an object that a run was trained with, such as its model; "" if it had none."""
+    """Return the stored name of a run's custom object, such as its "model"; "" if there is none."""
     return next((name for name in stored if name.startswith(f"{part}=")), "")

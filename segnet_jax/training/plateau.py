@@ -1,6 +1,6 @@
 """The learning-rate schedule "plateau": reduce the rate when the training loss of an epoch stops improving.
 
-Its state is part of the optimizer's, so that checkpoints store it and a resumed run reduces the rate at the same step.
+Its state is part of the optimizer state: checkpoints store it, so a resumed run reduces the rate at the same step.
 """
 
 from typing import Any, NamedTuple
@@ -31,10 +31,10 @@ class PlateauState(NamedTuple):
 
 
 def reduce_on_plateau(factor: float, patience: int, steps_per_epoch: int) -> optax.GradientTransformationExtraArgs:
-    """Return the transformation that multiplies updates, and so the learning rate, by the scale of its state.
+    """Return a transformation that multiplies updates, and thus the learning rate, by the scale in its state.
 
-    `update` takes the step's loss as `value`. After an epoch whose mean loss did not improve, with `patience` such
-    epochs before it, the scale is multiplied by `factor`, from the next step on.
+    `update` takes the step's loss as `value`. After more than `patience` epochs without an improvement of the mean
+    loss, the scale is multiplied by `factor`.
 
     Args:
       factor: factor of each reduction.
@@ -73,6 +73,6 @@ def _finish_epoch(state: PlateauState, factor: float, patience: int) -> PlateauS
 
 
 def find_plateau(opt_state: optax.OptState) -> PlateauState | None:
-    """Return the plateau's state inside an optimizer's state; None for other schedules."""
+    """Return the plateau state inside an optimizer state, or None for other schedules."""
     leaves = jax.tree.leaves(opt_state, is_leaf=lambda each: isinstance(each, PlateauState))
     return next((each for each in leaves if isinstance(each, PlateauState)), None)

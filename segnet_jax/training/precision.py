@@ -29,11 +29,11 @@ def choose_precision(precision: str, device: jax.Device) -> str:
 class LossScale(struct.PyTreeNode):
     """Dynamic loss scale for float16 training.
 
-    The same rule as flax's `DynamicScale`, which cannot be used because it computes the gradient itself and leaves no
-    way to accumulate gradients before unscaling.
+    It follows the rule of flax's `DynamicScale`, which cannot be used because it computes the gradient itself, so that
+    gradients cannot be accumulated before unscaling.
 
     Attributes:
-      scale: float32, the factor on the loss.
+      scale: float32, factor of the loss.
       good_steps: int32, finite steps since the scale last changed.
     """
 

@@ -6,8 +6,8 @@ in the pretrained network on some training images.
 
 Under BatchNorm, the norm of a kernel only affects its effective learning rate, which is inversely proportional to its
 square (van Laarhoven 2017, arXiv 1706.05350), and the next BatchNorm removes the magnitude of a layer's output. But
-scales of several hundred, as with a VGG's features, are hardly changed by any step. `preserve_features` can therefore
-give each kernel the norm of He initialization and each layer's output a magnitude of about 1.
+training steps hardly change scales of several hundred, as in a VGG's features. `preserve_features` can therefore give
+each kernel the norm of He initialization and each layer's output a magnitude of about 1.
 """
 
 import math
@@ -48,8 +48,7 @@ def measure_convolutions(
     """Return the mean and variance of each convolution's output, without bias, in the pretrained network.
 
     Args:
-      model: the network whose encoder has the same convolutions; with `sync_axis`, statistics are taken over all
-        devices.
+      model: network whose encoder has the same convolutions; with `sync_axis`, statistics are taken over all devices.
       kernels: {"conv1_1": float32 [3,3,in,out], ...}.
       affine: affine map of each convolution.
       batches: one or more batches on the devices: "image" uint8 [L,A,B,H,W,3], of which the first of A is used.
@@ -95,7 +94,8 @@ def preserve_features(
 ) -> dict[str, Any]:
     """Return the network's variables with BatchNorm set so that the encoder computes the pretrained network's features.
 
-    Exact with running statistics; with batch statistics, as far as a batch resembles the measured images.
+    The result is exact with running statistics and, if a batch resembles the measured images, nearly so with batch
+    statistics.
 
     Args:
       variables: "params" and "batch_stats", with the pretrained kernels, and biases if the convolutions have them.
@@ -103,10 +103,10 @@ def preserve_features(
       statistics: result of `measure_convolutions`.
       batch_norms: {convolution: BatchNorm after it}.
       epsilon: added to the variance in BatchNorm.
-      rescale: scale each kernel, and the bias of its convolution, so that the kernel has the L2 norm of He
-        initialization; BatchNorm compensates the factor.
-      normalize: divide each layer's features by a scalar that makes the root mean square of BatchNorm's scales 1; the
-        next BatchNorm compensates it.
+      rescale: whether to scale each kernel and its bias so that the kernel has the L2 norm of He initialization;
+        BatchNorm compensates for the factor.
+      normalize: whether to divide each layer's features by a scalar that makes the root mean square of BatchNorm's
+        scales 1; the next BatchNorm compensates for it.
     """
     params, batch_stats, divisor = dict(variables["params"]), dict(variables["batch_stats"]), 1.0
     for conv, (factor, offset) in affine.items():

@@ -28,10 +28,10 @@ from segnet_jax.training.state import variable_shapes
 logger = logging.getLogger(__name__)
 
 CheckpointChoice = Literal["result", Which]
-"""Which checkpoint to load; "result": the one that the run's result.json scores."""
+"""Which checkpoint to load; "result" for the one that the run's result.json scores."""
 
 BatchNormChoice = Literal["run", "running", "recompute"]
-"""Which batch-norm statistics to use; "run": those of the config's `batch_norm`."""
+"""Which batch-norm statistics to use; "run" for those of the config's `batch_norm`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Restored:
 
     @property
     def classes(self) -> ClassTable:
-        """The classes that it was trained on."""
+        """The classes that the network was trained on."""
         multi_label = bool(self.meta.get("multi_label"))  # of the config
         return ClassTable(tuple(self.meta["classes"]), tuple(map(tuple, self.meta["colors"])), multi_label)
 
@@ -81,18 +81,19 @@ def restore(
       checkpoint: which checkpoint to load: "best", "newest", or "result", the one of the two that result.json scores.
       devices: devices on which the variables are placed.
       precision: dtype of activations; not "auto".
-      use_ema: use the EMA of the variables if the run has one.
-      intact: fail if the latest checkpoint is damaged, and do not change the run's folder.
+      use_ema: whether to use the EMA of the variables if the run has one.
+      intact: whether to fail if the latest checkpoint is damaged, and to leave the run's folder unchanged.
       broadcast: function that returns process 0's text in every process that restores.
-      own: the network given from Python, if the run's was; its loss and its optimizer are not needed.
+      own: custom objects; only the network is needed, if the run has a custom one.
       batch_norm: batch-norm statistics to use; with "recompute", stored precise statistics replace the running ones.
 
     Raises:
-      UserError: If there is no checkpoint yet, its settings do not match the config, or `intact` and it is damaged.
+      UserError: If there is no checkpoint yet, its settings do not match the config, or `intact` is set and it is
+        damaged.
       NoCheckpoint: If no checkpoint is intact, or its content is invalid.
     """
     if own.model is not None and not missing("model", config.own):
-        raise UserError(f"the network of {run} was not given from Python: omit model")
+        raise UserError(f"the network of {run} was not passed from Python: omit model")
     if is_exported(run):
         return _restore_exported(run, config, checkpoint, devices, precision)
     which = checkpoint
@@ -103,7 +104,7 @@ def restore(
     with Checkpoints(folder, devices, broadcast=broadcast, max_bytes=max_bytes) as checkpoints:
         step = checkpoints.latest_intact(which) if intact else checkpoints.latest(which)
         if step is None:
-            raise UserError(f"no {which} checkpoint in {run}: the training stopped before its first checkpoint")
+            raise UserError(f"no {which} checkpoint in {run}: training stopped before the first one was saved")
         meta = check_meta(checkpoints.read_meta(which, step), f"the {which} checkpoint of {run}")
         check_experiment(pathlib.Path(run), meta, files.read_run(run))
         _check_channels(meta, config, run)
@@ -140,7 +141,7 @@ def _restore_exported(
     """Restore an exported network, which has a single checkpoint.
 
     Raises:
-      UserError: If it is damaged, does not fit its description, or has another checkpoint.
+      UserError: If the network is damaged, does not fit its description, or is another checkpoint than requested.
     """
     found = read_exported(folder)
     description = found.description

@@ -9,7 +9,7 @@ import optax
 Schedule = Literal["constant", "step", "poly", "cosine", "one-cycle", "plateau"]
 
 ONE_CYCLE_RISE = 0.3  # fraction of the steps
-ONE_CYCLE_START, ONE_CYCLE_END = 25.0, 1e4  # the peak divided by the first rate; that divided by the last
+ONE_CYCLE_START, ONE_CYCLE_END = 25.0, 1e4  # peak / first rate, first rate / last rate
 
 
 def learning_rate_schedule(
@@ -26,14 +26,14 @@ def learning_rate_schedule(
 
     Args:
       schedule: "constant"; "step": multiply by `drop_factor` every `drop_every` steps; "poly": the remaining fraction
-        of the steps to the `power`; "cosine": cosine decay to 0; "one-cycle": see `one_cycle`; "plateau": constant
-        here, as the optimizer reduces it (`plateau`).
+        of the steps to the `power`; "cosine": cosine decay to 0; "one-cycle": see `one_cycle`; "plateau": constant,
+        because the optimizer itself reduces it (see `plateau`).
       peak: the peak learning rate.
-      total_steps: number of steps in the whole training, including the warm-up.
-      warmup_steps: steps of linear warm-up; the schedule starts after them. For "one-cycle", the rise's length.
-      drop_every: in steps.
-      drop_factor: for "step".
-      power: for "poly".
+      total_steps: total number of steps, including the warm-up.
+      warmup_steps: steps of linear warm-up before the schedule starts; for "one-cycle", steps of the rise.
+      drop_every: steps between drops, for "step".
+      drop_factor: factor of each drop, for "step".
+      power: exponent, for "poly".
     """
     if schedule == "one-cycle":
         return one_cycle(peak, total_steps, warmup_steps)
@@ -47,7 +47,7 @@ def learning_rate_schedule(
     }[schedule]
     if not warmup_steps:
         return after_warmup
-    warmup = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))  # not from 0: a wasted step
+    warmup = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))  # 0 would waste a step
     return optax.join_schedules([warmup, after_warmup], [warmup_steps])
 
 
@@ -57,7 +57,7 @@ def one_cycle(peak: float, total_steps: int, rise_steps: int = 0) -> optax.Sched
     Args:
       peak: the peak learning rate.
       total_steps: number of steps.
-      rise_steps: steps of the rise; 0: 30 % of all.
+      rise_steps: steps of the rise; 0 for 30 % of all steps.
 
     Source: Smith & Topin 2018 (arXiv 1708.07120), with the values of `torch.optim.lr_scheduler.OneCycleLR`.
     """
@@ -77,7 +77,7 @@ def one_cycle(peak: float, total_steps: int, rise_steps: int = 0) -> optax.Sched
 
 
 def constant_from(schedule: optax.Schedule, first_step: int, rate: float = 0.0) -> optax.Schedule:
-    """Return the schedule, which from `first_step` on stays at `rate`; 0: at its rate of that step."""
+    """Hold a schedule constant from `first_step` on: at `rate` or, if that is 0, at its rate at that step."""
 
     def constant(step):
         return jnp.where(step < first_step, schedule(step), rate or schedule(first_step))
@@ -86,7 +86,7 @@ def constant_from(schedule: optax.Schedule, first_step: int, rate: float = 0.0) 
 
 
 def exponential_range(first: float, last: float, num_steps: int) -> optax.Schedule:
-    """Return rates that grow by a constant factor from `first` to `last` over `num_steps` steps."""
+    """Return a schedule that grows exponentially from `first` to `last` over `num_steps` steps."""
 
     def schedule(step):
         return first * (last / first) ** (jnp.asarray(step, jnp.float32) / max(num_steps - 1, 1))

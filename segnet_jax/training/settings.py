@@ -14,22 +14,22 @@ from segnet_jax.training.losses import CROSS_ENTROPY, Loss
 class StepSettings:
     """The settings of a step, built from a config by `training.build.step_settings`.
 
-    A new setting takes a field here, a config field of the same name, and the code of the step that uses it.
+    A new setting needs a field here, a config field of the same name, and code in the step that uses it.
 
     Attributes:
-      model: the network, see `nn.contract`.
-      class_weights: float32 [C], of the loss.
+      model: the network (see `nn.contract`).
+      class_weights: class weights of the loss, float32 [C].
       preprocessing: preprocessing of the network's input.
-      optimizer: None for evaluation.
+      optimizer: the optimizer; None for evaluation.
       schedule: the optimizer's learning rate, for logging; None for evaluation.
       loss: the loss, computed from sums over all devices.
-      half_gradients: all-reduce the gradients in 16 bits, which halves the communication; bfloat16, or float16 where
-        activations are.
+      half_gradients: whether to all-reduce gradients in 16 bits, which halves the communication: in float16 if
+        activations are float16, otherwise in bfloat16.
       seed: seed of dropout; each image's mask depends on its position in the global batch, not on its device.
-      loop: whether several steps or batches in one call run as a loop; None: on all platforms but the CPU.
+      loop: whether several steps or batches in one call run as a loop; None for all platforms except the CPU.
       ema_decay: decay of the EMA of the variables, if the state has one.
-      swa: first step and steps per epoch of stochastic weight averaging, whose average takes the EMA's place.
-      log_norms: return the norms of gradients and weights as metrics.
+      swa: first step and steps per epoch of stochastic weight averaging, which replaces the EMA.
+      log_norms: whether to return the norms of gradients and weights as metrics.
       multi_label: whether a pixel may have several classes, see `nn.label_bits`, with a sigmoid for each.
     """
 

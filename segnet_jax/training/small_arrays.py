@@ -1,7 +1,7 @@
 """Tree operations that process all small arrays as one vector.
 
-A network has a few large arrays and about a hundred vectors with a few hundred elements each. On a GPU, an operation on
-each of these vectors is a kernel whose launch takes longer than its work.
+A network has a few large arrays and about a hundred vectors with a few hundred elements each. On a GPU, launching a
+kernel for each of these vectors takes longer than its work.
 """
 
 from collections import defaultdict
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 _MAX_SMALL = 1 << 12
-"""Elements of the largest array that is joined: includes BatchNorm's vectors and biases, not the wider kernels."""
+"""Maximum number of elements of an array to join: includes BatchNorm's vectors and biases, not the wider kernels."""
 
 
 def all_finite(tree: Any) -> jax.Array:
@@ -32,7 +32,7 @@ def select(condition: jax.Array, on_true: Any, on_false: Any) -> Any:
 
 
 def join_small(tree: Any) -> Any:
-    """Return the same tree, with its small arrays computed as slices of one vector.
+    """Return a tree with its small arrays computed as slices of one vector.
 
     XLA fuses operations on arrays of one shape into one kernel if they read the same array, but not if it can see that
     they read different slices of it. The barrier hides the parts of the vector and the offsets of the slices.

@@ -55,13 +55,13 @@ def split_layers(tree: dict[str, Any], names: Collection[str]) -> tuple[dict[str
 
 def init_variables(model: nn.Module, seed: int) -> dict[str, Any]:
     """Initialize the network's variables at random; running means are 0 and variances 1."""
-    # It runs once. On the CPU, optimizing this program would take five times longer than all the rest of it.
+    # This program runs once. On the CPU, optimizing it would take five times longer than everything else.
     options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
     return jax.jit(partial(_init, model), compiler_options=options)(jax.random.key(seed))
 
 
 def variable_shapes(model: nn.Module) -> dict[str, Any]:
-    """Return the shapes and dtypes of `init_variables`; nothing is computed."""
+    """Return the shapes and dtypes of `init_variables`, without computing anything."""
     return jax.eval_shape(partial(_init, model), jax.random.key(0))
 
 
@@ -71,13 +71,13 @@ def _init(model: nn.Module, key: jax.Array) -> dict[str, Any]:
 
 
 def num_bytes_of(state: TrainState) -> int:
-    """Return the size of a state's arrays in bytes; also for shapes."""
+    """Return the size of a state's arrays, or shapes, in bytes."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
 
 
 @jax.jit
 def is_finite(state: TrainState) -> jax.Array:
-    """Return whether the state may be saved: all its values and all steps so far were finite."""
+    """Return whether the state may be saved: all its values and all previous steps were finite."""
     return state.finite & all_finite((state.params, state.batch_stats, state.opt_state))
 
 
@@ -104,7 +104,7 @@ def create_state(
 
 
 def are_same(state: TrainState, other: TrainState) -> bool:
-    """Return whether two states of numpy arrays with the same structure are equal bit for bit."""
+    """Return whether two states of numpy arrays with the same structure are bit-identical."""
     pairs = zip(*map(jax.tree.leaves, (state, other)), strict=True)
     return all(one.dtype == two.dtype and np.array_equal(_bytes_of(one), _bytes_of(two)) for one, two in pairs)
 
@@ -114,11 +114,7 @@ def _bytes_of(array: np.ndarray) -> np.ndarray:
 
 
 def sum_of_state(state: TrainState) -> str:
-    """Return the SHA-256 of a state, as hex; equal only for states that are bit-identical.
-
-    Args:
-      state: state as numpy arrays.
-    """
+    """Return the SHA-256 of a state of numpy arrays, as hex; only bit-identical states have the same."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
         array = np.ascontiguousarray(leaf)

@@ -1,8 +1,8 @@
-"""The training step and the evaluation step, from the view of one device.
+"""The training step and the evaluation step, as seen by one device.
 
-Losses are sums, summed over the devices and divided once by the number of labeled pixels of the global batch: a mean of
-per-device means would be wrong where devices have different numbers of void pixels. Losses that are not means over
-pixels sum over the devices themselves (`losses.loss.Loss`).
+Losses are summed over the devices and divided once by the number of labeled pixels in the global batch: a mean of
+per-device means would be wrong if devices have different numbers of void pixels. Losses that are not means over pixels
+sum over the devices themselves (`losses.loss.Loss`).
 """
 
 from collections.abc import Callable
@@ -36,7 +36,7 @@ def train_steps(
     """Run K optimizer steps in one program.
 
     Args:
-      state: the same on all devices.
+      state: training state, the same on all devices.
       inputs: this device's inputs, each array with a leading axis of K steps.
       store: data resident on the devices.
       make_batch: function of one step's inputs and the store that returns the batch for `train_step`.
@@ -47,7 +47,7 @@ def train_steps(
     """
 
     def step(state, inputs):
-        # The barrier keeps the step's results bit-identical, whichever way the batch is made.
+        # The barrier keeps the step's results bit-identical, however the batch is made.
         with jax.named_scope("input"):
             batch = make_batch(inputs, store)
         return train_step(state, lax.optimization_barrier(batch), settings)
@@ -61,16 +61,16 @@ def train_step(
     """Run one optimizer step.
 
     Args:
-      state: the same on all devices.
+      state: training state, the same on all devices.
       batch: this device's "image" uint8 [A,B,H,W,3] and "label" uint8 [A,B,H,W]: A batches for gradient accumulation.
       settings: network, loss, optimizer and so on.
 
     Returns:
-      The next state, and scalar metrics: "loss", "accuracy" (over labeled pixels), "learning_rate", "skipped" (number
-      of skipped steps so far) and "finite"; with float16 also "loss_scale", with `log_norms` also "gradient_norm"
-      (before clipping) and "weight_norm". If loss, gradients or batch statistics are
-      not finite, a float16 step is skipped: only the step number and the loss scale change. In other precisions the
-      state does not change, in this and all later steps, and "finite" is False.
+      The next state, and scalar metrics: "loss", "accuracy" (over labeled pixels), "learning_rate", "skipped" (total
+      number of skipped steps) and "finite"; with float16 also "loss_scale", with `log_norms` also "gradient_norm"
+      (before clipping) and "weight_norm". If loss, gradients or batch statistics are not finite, a float16 step is
+      skipped: only the step number and the loss scale change. In other precisions the state does not change in this and
+      all later steps, and "finite" is False.
     """
     model = settings.model
     # Gradients are divided by the number of labeled pixels after the sum over devices, so that one collective sums
@@ -80,7 +80,7 @@ def train_step(
     if state.loss_scale is not None:
         factor *= state.loss_scale.scale
 
-    # Frozen layers are constants of the loss: neither their gradients nor what these need is computed.
+    # Frozen layers are constants of the loss, so their gradients are not computed.
     frozen_names = frozen_layers(model)
     frozen, trainable = split_layers(state.params, frozen_names)
 
@@ -135,7 +135,7 @@ def train_step(
         new = new.replace(ema=_averaged(state.ema, new, decay, frozen_names))
     with jax.named_scope("guard"):
         new, metrics = _keep_finite(state, new, all_finite((loss, grads, batch_stats)))
-    if state.ema is not None and not is_ema:  # an epoch may end with a skipped step: its end is the state before it
+    if state.ema is not None and not is_ema:  # if an epoch ends with a skipped step, the state before it is averaged
         mean = _averaged(state.ema, new, swa_decay_at(state.step, *settings.swa), frozen_names)
         new = new.replace(ema=select(new.finite, mean, state.ema))
     rate = jnp.asarray(settings.schedule(state.step - state.skipped), jnp.float32)
@@ -158,17 +158,17 @@ def _averaged(ema: dict[str, Any], new: TrainState, decay: jax.Array, frozen_nam
 
 def _keys(seed: int, step: jax.Array, grad_accum_steps: int, batch_size: int) -> jax.Array:
     """Return the dropout keys of this device's images, [A,B], by their positions in the global batch (`BatchShard`)."""
-    batch, place = jnp.arange(grad_accum_steps)[:, None], jnp.arange(batch_size)[None]
+    batch, position = jnp.arange(grad_accum_steps)[:, None], jnp.arange(batch_size)[None]
     device = batch * lax.axis_size(AXIS) + lax.axis_index(AXIS)
     key = jax.random.fold_in(jax.random.key(seed), step)
-    return jax.vmap(jax.vmap(partial(jax.random.fold_in, key)))(device * batch_size + place)
+    return jax.vmap(jax.vmap(partial(jax.random.fold_in, key)))(device * batch_size + position)
 
 
 def _keep_finite(state: TrainState, new: TrainState, finite: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
     """Return the new state if the step was finite, else the old one, and the metrics "skipped", "finite", "loss_scale".
 
     In float16, a non-finite step is skipped and halves the loss scale; training fails only at a scale of 1. In other
-    precisions it fails at once.
+    precisions it fails immediately.
     """
     can_skip = jnp.bool_(False) if state.loss_scale is None else state.loss_scale.scale > 1
     is_counted = state.finite & (finite | can_skip)
@@ -194,7 +194,7 @@ def _scan(function: Callable, carry, inputs, loop: bool | None):
         return lax.scan(function, carry, inputs)
     outputs = []
     for i in range(length):
-        carry, output = function(carry, jax.tree.map(lambda array: array[i], inputs))  # noqa: B023, called at once
+        carry, output = function(carry, jax.tree.map(lambda array: array[i], inputs))  # noqa: B023, called immediately
         outputs.append(output)
     return carry, jax.tree.map(lambda *arrays: jnp.stack(arrays), *outputs)
 
@@ -212,7 +212,7 @@ def eval_step(
 
     Args:
       variables: variables of the network.
-      inputs: inputs of this device.
+      inputs: this device's inputs.
       store: data resident on the devices.
       make_batch: function of inputs and store that returns "image" uint8 [B,H,W,3] and "label" uint8 [B,H,W], where
         VOID pixels do not count.

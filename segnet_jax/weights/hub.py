@@ -1,8 +1,7 @@
-"""Networks in repositories on the Hugging Face Hub, named hf://OWNER/NAME or hf://OWNER/NAME@REVISION.
+"""Download networks from the Hugging Face Hub, named hf://OWNER/NAME or hf://OWNER/NAME@REVISION.
 
-`huggingface_hub` keeps a cache of links and downloads whatever a repository contains. Here only the files that `export`
-writes are fetched, after a check of their sizes, and copied to a plain folder without links, which is then read like
-any other folder of somebody else.
+Only the files that `export` writes are downloaded, after a check of their sizes, and copied from the link-based cache
+of `huggingface_hub` to a plain folder, which is then read like any other untrusted folder.
 """
 
 import logging
@@ -19,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "hf://"
 NETWORK_FILE = "network.safetensors"
-"""The file that makes a folder or repository a network; `export --format safetensors` writes it."""
+"""File that every folder or repository with a network contains; written by `export --format safetensors`."""
 
 _MAX_BYTES = {NETWORK_FILE: 2_000_000_000, "README.md": 1_000_000}
 _NAME = re.compile(
@@ -29,14 +28,14 @@ _NAME = re.compile(
 
 
 def is_repository(source: str) -> bool:
-    """Return whether a source of a network names a repository on the Hub rather than a path."""
+    """Return whether the source of a network is a Hub repository rather than a path."""
     return source.startswith(PREFIX)
 
 
 def fetch_repository(source: str) -> Path:
-    """Download a network and its card, unless cached, and return a plain folder that contains them.
+    """Download a network and its model card, unless cached, and return the folder that contains them.
 
-    The Hub is that of $HF_ENDPOINT. Without a connection, the files of the last download are used.
+    $HF_ENDPOINT selects another Hub. Without a connection, the files of the last download are used.
 
     Args:
       source: hf://OWNER/NAME, or hf://OWNER/NAME@REVISION for a branch, tag or commit.
@@ -48,7 +47,7 @@ def fetch_repository(source: str) -> Path:
     match = _NAME.fullmatch(source.removeprefix(PREFIX))
     if match is None:
         raise UserError(
-            f"a repository on the Hub is named {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME@REVISION, got {source}"
+            f"a Hub repository must be named {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME@REVISION, got {source}"
         )
     try:
         from huggingface_hub import errors
@@ -69,17 +68,17 @@ def fetch_repository(source: str) -> Path:
                     raise UserError(message) from None
             except errors.EntryNotFoundError:
                 if name == NETWORK_FILE:
-                    message = f"{source} contains no {NETWORK_FILE}, which `export --format safetensors` writes"
+                    message = f"{source} contains no {NETWORK_FILE}; write it with `export --format safetensors`"
                     raise UserError(message) from None
         return _copy(files, target / files[NETWORK_FILE].parent.name)
     except UserError:
         raise
-    except Exception as error:  # of the HTTP library, which depends on the version of huggingface_hub
+    except Exception as error:  # the HTTP library, and so its errors, depend on the version of huggingface_hub
         raise UserError(f"cannot download {source}: {_reason(error)}") from error
 
 
 def _download(name: str, folder: Path, is_connected: bool, repository: str, revision: str | None) -> Path:
-    """Download a file into a cache of the library; return its path there."""
+    """Download a file into a huggingface_hub cache, unless cached, and return its path."""
     from huggingface_hub import hf_hub_download
 
     settings = {"cache_dir": folder, "local_files_only": not is_connected, "endpoint": _endpoint()}
@@ -87,7 +86,7 @@ def _download(name: str, folder: Path, is_connected: bool, repository: str, revi
 
 
 def _check_size(source: str, name: str, repository: str, revision: str | None) -> bool:
-    """Refuse a file that is too large before it is downloaded; return whether the Hub can be reached."""
+    """Raise UserError if a file is too large to download; return whether the Hub can be reached."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
@@ -96,38 +95,40 @@ def _check_size(source: str, name: str, repository: str, revision: str | None) -
         size = get_hf_file_metadata(url, endpoint=_endpoint()).size
     except (EntryNotFoundError, HfHubHTTPError):
         raise
-    except Exception as error:  # as above
+    except Exception as error:  # see `fetch_repository`
         logger.warning(f"{source}: the Hub cannot be reached ({_reason(error)}); looking for an earlier download")
         return False
     if size is None:
-        raise UserError(f"the Hub does not state the size of {name} in {source}; download it and name its folder")
+        raise UserError(f"the Hub does not report the size of {name} in {source}; download it and pass its folder")
     if size > limit:
-        raise UserError(f"{name} of {source} has {size} bytes, above the limit of {limit} bytes for downloads")
+        raise UserError(f"{name} of {source} is {size} bytes, over the limit of {limit} bytes for downloads")
     return True
 
 
 def _endpoint() -> str | None:
-    """Return the address of another Hub, which the library itself reads only when it is imported."""
+    """Return $HF_ENDPOINT or None; huggingface_hub itself reads the variable only when imported."""
     return os.environ.get("HF_ENDPOINT") or None
 
 
 def _copy(files: dict[str, Path], folder: Path) -> Path:
-    """Copy files, which may be links into a cache, to a new folder; return it. An existing folder is complete."""
+    """Copy files, which may be links into a cache, to a folder unless it exists; return the folder."""
     if not folder.is_dir():
         with tempfile.TemporaryDirectory(prefix=".copy-", dir=folder.parent) as temporary:
-            made = Path(temporary) / folder.name
-            made.mkdir()
+            complete = Path(temporary) / folder.name
+            complete.mkdir()
             for name, path in files.items():
                 real = Path(os.path.realpath(path))
                 if real.stat().st_size > _MAX_BYTES[name]:
-                    raise UserError(f"{name} has {real.stat().st_size} bytes, and at most {_MAX_BYTES[name]} are read")
-                shutil.copyfile(real, made / name)
+                    raise UserError(
+                        f"{name} is {real.stat().st_size} bytes, over the limit of {_MAX_BYTES[name]} bytes"
+                    )
+                shutil.copyfile(real, complete / name)
             if not folder.is_dir():
-                os.replace(made, folder)
+                os.replace(complete, folder)
     return folder
 
 
 def _reason(error: Exception) -> str:
-    """Return the first line of an error's message, in one line."""
+    """Return the first line of an error's message that is not empty, or the error's type."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__

@@ -17,21 +17,21 @@ def insert_encoder(params: Mapping, batch_stats: Mapping, vgg: VGG, model: Netwo
     """Return a copy of the network's variables with trained weights in the encoder.
 
     A convolution's bias is copied or, if the network has no bias before BatchNorm, folded into the running mean:
-    BatchNorm with mean m - b maps conv(x) to what BatchNorm with mean m maps conv(x) + b to. Without BatchNorm in the
-    VGG, scale is 1, shift 0, mean 0 and variance 1, nearly the identity; recompute the statistics on images before use.
+    BatchNorm of conv(x) with mean m - b equals BatchNorm of conv(x) + b with mean m. For a VGG without BatchNorm, scale
+    is 1, shift 0, mean 0 and variance 1, which is nearly the identity; recompute the statistics on images before use.
     If the VGG is deeper than the network, its first stages are used.
 
     Args:
-      params: "conv1_1" -> {"kernel", maybe "bias"}, "conv1_1_bn" -> {"scale", "bias"}, and the decoder's.
-      batch_stats: "conv1_1_bn" -> {"mean", "var"}, and the decoder's.
+      params: "conv1_1" -> {"kernel", maybe "bias"}, "conv1_1_bn" -> {"scale", "bias"}, and the decoder's layers.
+      batch_stats: "conv1_1_bn" -> {"mean", "var"}, and the decoder's layers.
       vgg: the trained weights.
-      model: the network; its encoder's convolutions have the names of the VGG's.
+      model: the network; the convolutions of its encoder have the same names as the VGG's.
 
     Returns:
-      params and batch_stats; replaced values are float32 numpy arrays.
+      The new params and batch_stats, in which trained values are float32 numpy arrays.
 
     Raises:
-      UserError: If the network's width or encoder differs from the weights'.
+      UserError: If the network's width or encoder differs from the VGG's.
     """
     convs, folding = list(itertools.chain(*encoder_convolutions(model))), batch_norms(model)
     if missing := [conv for conv in convs if conv not in vgg.convs]:
@@ -58,10 +58,10 @@ def insert_encoder(params: Mapping, batch_stats: Mapping, vgg: VGG, model: Netwo
 
 
 def adapt_channels(vgg: VGG, channels: int) -> VGG:
-    """Return a VGG for images of any number of channels; for three, the VGG itself.
+    """Adapt a VGG to images with any number of channels; for three, return it unchanged.
 
-    The first kernel of gray images is the sum of those of R, G and B: a gray image gives what it would give as RGB.
-    Channel i of others gets the kernel of R, G or B, in turn, times 3 / channels.
+    For one channel, the first kernel is summed over R, G and B, so that a gray image gives the same result as in RGB.
+    For other numbers, the channels get the kernels of R, G and B in turn, times 3 / channels.
 
     Source: `adapt_input_conv` in timm, https://github.com/huggingface/pytorch-image-models.
     """
@@ -75,7 +75,7 @@ def adapt_channels(vgg: VGG, channels: int) -> VGG:
 
 
 def affine_maps(vgg: VGG) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return the affine map (factor, offset), float32, between each convolution of a VGG and its ReLU.
+    """Return the float32 affine map (factor, offset) between each convolution of a VGG and its ReLU.
 
     The layer computes relu(factor * conv(x) + offset), where conv has no bias.
     """
@@ -91,7 +91,7 @@ def affine_maps(vgg: VGG) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _batch_norm(weights: ConvWeights, their_epsilon: float | None, our_epsilon: float) -> BatchNormWeights:
-    """Return the BatchNorm after a convolution, with the scale corrected for the network's own epsilon."""
+    """Return the BatchNorm after a convolution, with the scale corrected for the network's epsilon."""
     if weights.batch_norm is None:
         ones, zeros = np.ones_like(weights.bias), np.zeros_like(weights.bias)
         return BatchNormWeights(scale=ones, bias=zeros, mean=zeros, var=ones)

@@ -1,4 +1,4 @@
-"""Read a VGG from a file of any known format, recognized by its content, or a whole SegNet trained with Caffe."""
+"""Read weight files: a VGG in any supported format, recognized by content, or a SegNet by Caffe or `export`."""
 
 import contextlib
 import dataclasses
@@ -21,17 +21,17 @@ from segnet_jax.weights.own_segnet import Description, OwnSegNet
 from segnet_jax.weights.vgg import VGG
 
 FORMATS = "torch .pth, .safetensors, Keras .h5 or .keras, ONNX, .npz, .caffemodel"
-_MAX_BYTES = 2_000_000_000  # VGG-19 with its classifier has 575 million, in float64 twice as many
-_MAX_MESSAGE = 2000  # characters; messages may quote names from the file
+_MAX_BYTES = 2_000_000_000  # VGG-19 with its classifier takes 575 MB in float32, twice as much in float64
+_MAX_MESSAGE = 2000  # characters; an error message may quote names from the file
 
 
 def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -> VGG:
-    """Read a trained VGG and check it completely, without running any code in it.
+    """Read and validate a trained VGG, without running any code in the file.
 
     Args:
       path: the file.
       encoder: "vgg16" or "vgg19"; the file must contain this one.
-      preprocessing: preprocessing in training, if not the format's usual one. An ONNX file may need it.
+      preprocessing: preprocessing used in training, unless it is the format's default; some ONNX files require it.
 
     Raises:
       UserError: If the file does not exist, has an unknown format, is damaged, or does not contain this encoder.
@@ -43,10 +43,7 @@ def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = Non
 
 
 def read_caffe_segnet(path: Path) -> CaffeSegNet:
-    """Read a SegNet trained with Caffe and check it completely, without running any code in it.
-
-    Args:
-      path: a `.caffemodel`.
+    """Read and validate a SegNet trained with Caffe, without running any code in the file.
 
     Raises:
       UserError: If the file does not exist, is not a `.caffemodel`, is damaged, or contains anything but a SegNet.
@@ -59,7 +56,7 @@ def read_caffe_segnet(path: Path) -> CaffeSegNet:
 
 
 def read_own_segnet(path: Path) -> OwnSegNet:
-    """Read a SegNet written by `export --format safetensors` and check it completely.
+    """Read and validate a SegNet written by `export --format safetensors`.
 
     Raises:
       UserError: If the file does not exist, was not written by `export`, is damaged, or does not describe its network.
@@ -70,10 +67,10 @@ def read_own_segnet(path: Path) -> OwnSegNet:
 
 
 def describe_own_segnet(path: Path) -> Description:
-    """Read what a file written by `export --format safetensors` says about its network.
+    """Read the network description in a file written by `export --format safetensors`.
 
     Raises:
-      UserError: If `read_own_segnet` raises it.
+      UserError: If the file does not exist, is damaged, or does not describe its network.
     """
     path = Path(path)
     with _naming(path):
@@ -81,7 +78,7 @@ def describe_own_segnet(path: Path) -> Description:
 
 
 def kind_of_file(path: Path) -> Literal["segnet", "caffe-segnet", "vgg"]:
-    """Return the kind of network in a weight file, by its tensor names: our own SegNet, Caffe's, or else a VGG.
+    """Return the kind of network in a weight file by its tensor names: our SegNet, Caffe's SegNet, or otherwise a VGG.
 
     Raises:
       UserError: If the file does not exist, has an unknown format, or is damaged.
@@ -98,19 +95,19 @@ def kind_of_file(path: Path) -> Literal["segnet", "caffe-segnet", "vgg"]:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turn errors into one-line `UserError`s that begin with the file's name."""
+    """Convert errors to one-line `UserError`s that begin with the file's name."""
     try:
         if path.is_file() and path.stat().st_size > _MAX_BYTES:
-            raise ValueError(f"has {path.stat().st_size} bytes, more than any VGG: at most {_MAX_BYTES}")
+            raise ValueError(f"is {path.stat().st_size} bytes, over the limit of {_MAX_BYTES} bytes for weight files")
         yield
     except (OSError, ValueError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        # RuntimeError is zipfile's for an encrypted member.
-        what = " ".join(str(error).split()) or type(error).__name__
-        what = f"{path}: {what if len(what) <= _MAX_MESSAGE else what[:_MAX_MESSAGE] + ' ...'}"
+        # zipfile raises RuntimeError for an encrypted member.
+        text = " ".join(str(error).split()) or type(error).__name__
+        text = f"{path}: {text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + ' ...'}"
         if isinstance(error, CodeInside):
             fix = "use a file that contains nothing but tensors, such as .safetensors"
-            raise UserError(what, kind="no-code", file=str(path), fix=fix) from error
-        raise UserError(what, kind="bad-weights", file=str(path)) from error
+            raise UserError(text, kind="no-code", file=str(path), fix=fix) from error
+        raise UserError(text, kind="bad-weights", file=str(path)) from error
 
 
 def _format(path: Path, preprocessing: Preprocessing | None = None) -> Callable[[Path, str], VGG]:
@@ -118,10 +115,10 @@ def _format(path: Path, preprocessing: Preprocessing | None = None) -> Callable[
 
     Args:
       path: the file.
-      preprocessing: as for `read_vgg`.
+      preprocessing: as in `read_vgg`.
 
     Raises:
-      ValueError: If the format is unknown; the message says what it is instead.
+      ValueError: If the format is unknown.
     """
     if not path.is_file():
         raise ValueError("is not a file" if path.exists() else "no such file")
@@ -133,7 +130,7 @@ def _format(path: Path, preprocessing: Preprocessing | None = None) -> Callable[
         raise ValueError("is a web page, not a weight file (the download failed)")
     if head.startswith(b"\x89HDF\r\n\x1a\n"):
         return keras.read
-    # A safetensors file begins with the length of its header, which may look like any other format.
+    # A safetensors file begins with the length of its header, whose bytes may look like another format.
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
         return safetensors.read
     if head.startswith(torch.LEGACY_SIGNATURE):
@@ -146,11 +143,11 @@ def _format(path: Path, preprocessing: Preprocessing | None = None) -> Callable[
             return keras.read_archive
         if any(name.endswith(".npy") for name in names):
             return npz.read
-        raise ValueError("is a zip, but not one of torch, Keras or numpy")
+        raise ValueError("is a zip file, but was not written by torch, Keras or numpy")
     if head[:1] == b"\x80":
-        raise CodeInside("contains code, which is not run: it is a bare pickle, not what torch.save writes")
+        raise CodeInside("contains code, which is not run: it is a bare pickle, not a file written by torch.save")
     if head.startswith((b"\n", b"\x12", b"\xa2\x06")):  # the tags of a NetParameter's name, `layers` and `layer`
         return caffe.read
     if head[:1] == b"\x08":  # the tag of a ModelProto's version
         return partial(onnx.read, preprocessing=preprocessing)
-    raise ValueError(f"has an unknown format; known are {FORMATS}")
+    raise ValueError(f"has an unknown format; supported are {FORMATS}")

@@ -1,7 +1,7 @@
-"""Our own `network.safetensors`, as `export --format safetensors` writes it: a SegNet that can be trained on.
+"""Networks in `network.safetensors`, written by `export --format safetensors`, that can be trained further.
 
-Its tensors are the network's variables as trained (BatchNorm is not folded), with SegNet-Tutorial's layer names and
-PyTorch's tensor names. Its JSON metadata have the class names, the preprocessing and the settings of the network.
+The tensors are the network's variables as trained (BatchNorm is not folded), with SegNet-Tutorial's layer names and
+PyTorch's tensor names. The JSON metadata contain the class names, the preprocessing and the network's settings.
 """
 
 import json
@@ -20,7 +20,7 @@ from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.weights.containers.stored import StoredTensor, read_numbers
 from segnet_jax.weights.safetensors_file import open_checked
 
-_PLACES = {  # (tensor name after the layer's, number of axes) -> (collection, name) in Flax
+_FLAX_NAMES = {  # (tensor name after the layer name, number of axes) -> (collection, variable) in Flax
     ("weight", 4): ("params", "kernel"),
     ("weight", 1): ("params", "scale"),
     ("bias", 1): ("params", "bias"),
@@ -30,7 +30,7 @@ _PLACES = {  # (tensor name after the layer's, number of axes) -> (collection, n
 
 
 def head_tensors() -> set[str]:
-    """Return the names of the networks' head tensors, of which every such file has one and no VGG has any."""
+    """Return the names of all networks' head tensors; every such file has one of them, and no VGG has any."""
     return {f"{layer}.weight" for network in NETWORKS.values() for layer in head_layers(network(num_classes=1))}
 
 
@@ -39,16 +39,16 @@ _MAX_CLASSES, _MAX_NAME_LENGTH = 255, 100  # as in checkpoints
 
 @dataclass(frozen=True)
 class Description:
-    """What a file says about its network.
+    """The description of the network in a file's metadata.
 
     Attributes:
-      settings: config field of the network -> JSON value; not checked.
-      reading: config field of how images and labels are read -> JSON value; not checked.
+      settings: config field of the network -> JSON value, not validated.
+      reading: config field for reading images and labels -> JSON value, not validated.
       classes: class names.
-      colors: RGB 0..255 of the classes, whose number is not checked; None in a file that does not state them.
+      colors: RGB 0..255 of each class, their number not validated; None if the file has none.
       preprocessing: image preprocessing that the network expects.
-      class_weights: weights of the loss; likewise.
-      labels: JSON of the run's label rule, not checked; None without one.
+      class_weights: class weights of the loss, their number not validated; None if the file has none.
+      labels: JSON of the run's label rule, not validated; None without one.
       step: training step; 0 if unknown.
       checkpoint: "best" or "newest"; "" if unknown.
     """
@@ -66,12 +66,12 @@ class Description:
 
 @dataclass(frozen=True)
 class OwnSegNet:
-    """Content of a file.
+    """An exported SegNet.
 
     Attributes:
-      description: what the file says about its network.
+      description: description of the network.
       variables: "params" and "batch_stats", float32.
-      about: description of the checkpoint, such as "step 7, the best".
+      about: the exported checkpoint, such as "step 7, the best".
     """
 
     description: Description
@@ -83,27 +83,27 @@ def names_in(path: Path) -> set[str]:
     """Return the names of a file's tensors.
 
     Raises:
-      ValueError: If it is damaged.
+      ValueError: If the file is damaged.
     """
     with open_checked(path) as file:
         return set(file.keys())
 
 
 def describe(path: Path) -> Description:
-    """Read what a file says about its network, without its tensors.
+    """Read the description of the network in a file, without the tensors.
 
     Raises:
-      ValueError: If it is damaged or does not describe its network.
+      ValueError: If the file is damaged or does not describe its network.
     """
     with open_checked(path) as file:
         return _description(file.metadata() or {})
 
 
 def read(path: Path) -> OwnSegNet:
-    """Read a file completely.
+    """Read the metadata and tensors of a file.
 
     Raises:
-      ValueError: If it is damaged or does not describe its network.
+      ValueError: If the file is damaged or does not describe its network.
     """
     with open_checked(path) as file:
         metadata = file.metadata() or {}
@@ -113,7 +113,7 @@ def read(path: Path) -> OwnSegNet:
             stored = StoredTensor(tuple(file.get_slice(name).get_shape()), lambda name=name: file.get_tensor(name))
             layer, _, kind = name.rpartition(".")
             if (kind, len(stored.shape)) not in _PLACES:
-                raise ValueError(f"contains the tensor {name} of {len(stored.shape)} axes, which no SegNet has")
+                raise ValueError(f"contains the tensor {name} with {len(stored.shape)} axes, which no SegNet has")
             collection, part = _PLACES[kind, len(stored.shape)]
             values = read_numbers(name, stored)
             if values.ndim == 4:
@@ -129,16 +129,16 @@ def _description(metadata: dict[str, str]) -> Description:
     settings = _parsed(metadata, "network", dict)
     classes = tuple(_parsed(metadata, "classes", list))
     if not 1 <= len(classes) <= _MAX_CLASSES or not all(map(_is_name, classes)) or len(set(classes)) < len(classes):
-        raise ValueError("does not list its classes by unique printable names")
+        raise ValueError(f"must name 1 to {_MAX_CLASSES} classes by unique printable names")
     colors = weights = None
     if "colors" in metadata:
         colors = tuple(_parsed(metadata, "colors", list))
         if not all(map(_is_color, colors)):
-            raise ValueError("states a class color that is not three numbers from 0 to 255")
+            raise ValueError("has a class color that is not three integers from 0 to 255")
     if "class_weights" in metadata:
         weights = tuple(_parsed(metadata, "class_weights", list))
         if not _are_finite(weights) or min(weights, default=0) < 0:
-            raise ValueError("states a class weight that is not a finite number of at least 0")
+            raise ValueError("has a class weight that is negative or not a finite number")
     step, checkpoint = metadata.get("step", "0"), metadata.get("checkpoint", "")
     return Description(
         settings=settings,
@@ -169,7 +169,7 @@ def _parsed(metadata: dict[str, str], name: str, kind: type) -> Any:
     except (KeyError, ValueError, RecursionError):
         pass
     raise ValueError(
-        f"has no {name} in its metadata, so its network is unknown; export it with "
+        f"has no valid {name} in its metadata, so its network is unknown; export it with "
         "python -m segnet_jax.export RUN --format safetensors"
     )
 
@@ -183,7 +183,7 @@ def _preprocessing(metadata: dict[str, str]) -> Preprocessing:
         or min(values[1]) <= 0
     ):
         raise ValueError(
-            f"has the preprocessing {preprocessing}, but needs a finite mean and std per channel, std above 0"
+            f"has the preprocessing {preprocessing}; it needs a finite mean and std per channel, with std above 0"
         )
     mean, std = (tuple(map(float, each)) for each in values)
     return Preprocessing(mean, std)

@@ -1,8 +1,9 @@
-"""Published weights: where they are downloaded from, their sizes and checksums, and how to recognize them in any file.
+"""Published weights: their URLs, sizes and checksums.
 
 VGGs for `--init NAME`: the md5 sums are those in `keras.applications.vgg16` and `vgg19`; the sha256 begins with
 the digits in torchvision's file name. SegNets for `convert NAME`, from SegNet-Tutorial's `segnet_model_zoo.md`: no
-checksum is published, and they are served over plain HTTP; the first download's sum is kept, and later ones must match.
+checksums are published, and the server uses plain HTTP. The checksum of the first download is stored, and later
+downloads must match it.
 """
 
 import logging
@@ -51,7 +52,7 @@ PUBLISHED = {
     ),
 }
 _CAMBRIDGE = "http://mi.eng.cam.ac.uk/~agk34/resources/SegNet"
-_SEGNET_BYTES = (117_700_000, 130_000_000)  # 29.45 million numbers of four bytes, and some for names and settings
+_SEGNET_BYTES = (117_700_000, 130_000_000)  # 29.45 million numbers of four bytes, plus names and settings
 _BASIC_BYTES = (5_660_000, 8_000_000)  # 1.42 million
 SEGNET_LICENSE = "CC BY-NC 4.0: for personal and research use only (A. Kendall, V. Badrinarayanan, R. Cipolla)"
 
@@ -75,11 +76,11 @@ PUBLISHED_SEGNETS = {
 
 
 def obtain(init: str, folder: Path | None = None) -> Path:
-    """Return the weight file that `--init` names: an existing one, or a published one, downloaded unless cached.
+    """Return the weight file that `--init` names: an existing file, or a published one, downloaded unless cached.
 
     Args:
       init: a key of `PUBLISHED`, or a path.
-      folder: download folder, `cache_folder()` if None.
+      folder: download folder; `cache_folder()` if None.
 
     Raises:
       UserError: If the file does not exist or cannot be downloaded.
@@ -88,21 +89,22 @@ def obtain(init: str, folder: Path | None = None) -> Path:
         return fetch(PUBLISHED[init], cache_folder() if folder is None else folder)
     path = expanded(init)
     if not path.is_file():
-        raise UserError(f"no weight file {init}; --init takes a run, a file, {', '.join(PUBLISHED)} or none")
+        names = ", ".join(PUBLISHED)
+        raise UserError(f"weight file {init} does not exist; --init accepts a run, a file, {names} or none")
     return path
 
 
 def is_cached(name: str) -> bool:
-    """Return whether `obtain` would find a key of `PUBLISHED` in the cache."""
+    """Return whether the published weights `name` are in the cache."""
     return (cache_folder() / PUBLISHED[name].filename).is_file()
 
 
 def obtain_segnet(name: str, folder: Path | None = None) -> Path:
-    """Return the file of a SegNet trained with Caffe: an existing one, or a published one, downloaded unless cached.
+    """Return the file of a SegNet trained with Caffe: an existing file, or a published one, downloaded unless cached.
 
     Args:
       name: a key of `PUBLISHED_SEGNETS`, or a path.
-      folder: download folder, `cache_folder()` if None.
+      folder: download folder; `cache_folder()` if None.
 
     Raises:
       UserError: If the file does not exist or cannot be downloaded.
@@ -112,5 +114,5 @@ def obtain_segnet(name: str, folder: Path | None = None) -> Path:
         return fetch(PUBLISHED_SEGNETS[name], cache_folder() if folder is None else folder)
     path = expanded(name)
     if not path.is_file():
-        raise UserError(f"no weight file {name}; give a .caffemodel, or one of {', '.join(PUBLISHED_SEGNETS)}")
+        raise UserError(f"no weight file {name}; pass a .caffemodel, or one of {', '.join(PUBLISHED_SEGNETS)}")
     return path

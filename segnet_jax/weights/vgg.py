@@ -1,8 +1,8 @@
-"""A VGG encoder, independent of the file format, and the check that a file contains exactly such an encoder.
+"""A VGG encoder independent of file formats, and the check that a file contains exactly such an encoder.
 
 The module of each format lists the tensors in a file and provides a table that maps their names to the network. Names
-and shapes are compared in both directions before any number is read. All these modules raise ValueError with what is
-wrong in the file; `load.read_vgg` adds the file's name.
+and shapes are compared in both directions before any number is read. All these modules raise a ValueError that
+describes the fault; `load.read_vgg` adds the file's name.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +18,7 @@ from segnet_jax.weights.containers.stored import StoredTensor, misfits, read_num
 
 Role = Literal["kernel", "bias", "bn_scale", "bn_bias", "bn_mean", "bn_var"]
 Table = dict[str, tuple[str, Role]]
-"""Name of a tensor in the file -> the convolution it belongs to, and its role there."""
+"""Name of a tensor in the file -> the convolution it belongs to, and its role."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class VGG:
 
     Attributes:
       encoder: "vgg16" or "vgg19".
-      convs: "conv1_1" and so on to "conv5_3" or "conv5_4"; all of them with BatchNorm or none.
+      convs: "conv1_1" to "conv5_3" or "conv5_4" -> weights; either all have BatchNorm or none.
       preprocessing: preprocessing of the training images.
       batch_norm_epsilon: added to the variance in BatchNorm; None without BatchNorm.
     """
@@ -58,7 +58,7 @@ class VGG:
 
 
 def conv_channels(encoder: str) -> dict[str, tuple[int, int]]:
-    """Return the input and output channels of each convolution, in the order of the network."""
+    """Return the input and output channels of each convolution, in forward order."""
     channels, inputs = {}, 3
     for stage, (outputs, num_convolutions) in enumerate(ENCODERS[encoder], start=1):
         for i in range(1, num_convolutions + 1):
@@ -68,26 +68,26 @@ def conv_channels(encoder: str) -> dict[str, tuple[int, int]]:
 
 
 def check_stages(init: str, encoder: str, stages: Sequence[tuple[int, int]], kernel_size: int) -> None:
-    """Check that a network's encoder has the shape of a VGG, before its weights are read.
+    """Check that a network's encoder has the shape of a VGG, before the VGG's weights are read.
 
     Args:
       init: the name or file of the weights, for the message.
-      encoder: the VGG of the weights.
+      encoder: the VGG in the file.
       stages: (channels, convolutions) of each of the network's stages, at width 1.
       kernel_size: kernel size of the network.
 
     Raises:
-      UserError: If the stages or the kernel size are not the VGG's.
+      UserError: If the stages or the kernel size differ from the VGG's.
     """
     if kernel_size != 3:
         raise UserError(
-            f"--init {init} has kernels of 3x3, got --kernel-size {kernel_size}: use --init none to start from random "
+            f"--init {init} needs 3x3 kernels, got --kernel-size {kernel_size}: use --init none to start from random "
             "weights"
         )
     if tuple(stages) != ENCODERS[encoder][: len(stages)]:
         convolutions, channels = (" ".join(map(str, each)) for each in ([c for _, c in stages], [c for c, _ in stages]))
         raise UserError(
-            f"--init {init} needs the stages of {encoder}, got stages of {convolutions} convolutions with {channels} "
+            f"--init {init} needs the stages of {encoder}, got stages with {convolutions} convolutions and {channels} "
             "channels: use --init none to start from random weights"
         )
 
@@ -101,13 +101,13 @@ def assemble(
     layout: Literal["HWIO", "OIHW"],
     channel_order: Literal["RGB", "BGR"],
 ) -> dict[str, ConvWeights]:
-    """Read the convolutions of an encoder, after checking the file against the format's table.
+    """Check a file's tensors against the format's table, then read the convolutions of the encoder.
 
     Args:
       tensors: all tensors in the file.
       encoder: "vgg16" or "vgg19".
       table_of: returns the format's table for an encoder.
-      unused: names of further tensors that the file may contain; they are not read.
+      unused: names of other tensors that the file may contain, which are not read.
       layout: axis order of the file's kernels.
       channel_order: channel order of the training images.
 

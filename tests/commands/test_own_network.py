@@ -70,7 +70,7 @@ def test_an_own_network_is_trained_and_used_only_where_it_is_named(mine, tmp_pat
     run, name = tmp_path / "run", f"{mine}:Wide"
     assert train(monkeypatch, "--run", run, "--network", name, "--epochs", 1, "--devices", 1) == 0
     forget(monkeypatch)
-    message = rf"the network {name} is own code, which is imported only if this command names it: add --network {name}"
+    message = rf"{name} is custom code, which is imported only if this command names it: add --network {name}"
     with pytest.raises(UserError, match=message):
         segnet_jax.load(run)
     with pytest.raises(UserError, match=message):
@@ -116,8 +116,8 @@ def test_a_function_gets_the_settings_that_it_has_parameters_for(mine):
         ("{}:Wid", r"has no function or class Wid; nearest: Wide"),
         ("no_such_module:Net", r"--network no_such_module:Net: cannot import no_such_module: ModuleNotFoundError"),
         ("{}.py:Wide", r"give the module's name without .py"),
-        ("{}:Unfolded", r"--network .*:Unfolded does not keep the contract of .*: the layers and the parameters"),
-        ("{}:build", r"--network .*:build does not keep the contract of .*: has no named parameters"),
+        ("{}:Unfolded", r"--network .*:Unfolded does not satisfy the contract of .*: `layers` and the parameters"),
+        ("{}:build", r"--network .*:build does not satisfy the contract of .*: has no named parameters"),
         (":Wide", r"--network must be MODULE:CLASS"),
         ("segnett", r"--network must be one of segnet, segnet-basic, unet, or MODULE:CLASS, got segnett; .*segnet"),
     ],

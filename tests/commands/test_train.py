@@ -223,7 +223,7 @@ MISTAKES = {
         "unknown protocol 'camvit'; known: bayesian-segnet",
     ),
     "a missing data folder": (["--data", "no/such/folder"], "no folder no/such/folder"),
-    "a missing weight file": (["--init", "no.pth", "--width", "1"], "no weight file no.pth"),
+    "a missing weight file": (["--init", "no.pth", "--width", "1"], "weight file no.pth does not exist"),
     "weights for another width": (["--init", "vgg16"], "--init vgg16 needs --width 1, got 0.0625"),
     "weights of another encoder": (["--init", "vgg19", "--width", "1"], "does not fit --encoder vgg16"),
     "an image smaller than the poolings need": (["--depth", "5"], "--image-size 24 32 is too small for 5 poolings"),

@@ -205,7 +205,7 @@ def test_tiles_are_multiples_of_what_its_poolings_shrink_by():
             "--stage-channels 64 128 256 512 513",
             "--init vgg16 needs the stages of vgg16, got .*512 513 channels: use --in",
         ),
-        ("--kernel-size 5", "--init vgg16 has kernels of 3x3, got --kernel-size 5: use --init none"),
+        ("--kernel-size 5", "--init vgg16 needs 3x3 kernels, got --kernel-size 5: use --init none"),
         ("--kernel-size 4 --init none", "--kernel-size must be odd, got 4"),
         ("--kernel-size 33 --init none", "--kernel-size must be between 1 and 31, got 33"),
         ("--stage-convolutions 2 2 --stage-channels 64", "--stage-convolutions has 2 stages and --stage-channels 1"),

@@ -357,7 +357,9 @@ def test_the_run_being_trained_is_refused(copied, capfd, tmp_path):
     assert files_of(tmp_path) == before
 
 
-@pytest.mark.parametrize("init, message", [("no/such/run", "no weight file"), ("empty", "contains no config.toml")])
+@pytest.mark.parametrize(
+    "init, message", [("no/such/run", "no/such/run does not exist"), ("empty", "contains no config.toml")]
+)
 def test_what_is_neither_a_run_nor_a_file_is_refused(init, message, capfd, tmp_path):
     (tmp_path / "empty").mkdir()
     assert message in refused(capfd, tmp_path / init, "--run", tmp_path / "new")
@@ -385,7 +387,7 @@ def rewritten(exported, path, change):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda tensors, metadata: metadata.pop("network"), "has no network in its metadata"),
+        (lambda tensors, metadata: metadata.pop("network"), "has no valid network in its metadata"),
         (lambda tensors, metadata: metadata.update(classes="[1]"), "does not list its classes"),
         (lambda tensors, metadata: metadata.update(classes='["A", "B"]'), "has 11 classes, but it names 2"),
         (

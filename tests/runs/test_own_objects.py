@@ -104,7 +104,7 @@ def test_the_trace_of_profile_is_in_the_run_and_consists_of_files(resumed):
 def test_a_command_cannot_resume_such_a_run_and_says_why(resumed, flags):
     before = digest_of(resumed[0].folder)
     with pytest.raises(
-        UserError, match=r"given from Python \(model=.*SegNet.*loss=.*own_cross_entropy.*a command cannot import"
+        UserError, match=r"passed from Python \(model=.*SegNet.*loss=.*own_cross_entropy.*a command cannot import"
     ):
         config = parse_config(["--run", str(resumed[0].folder), *flags], prog="segnet_jax.train", description="")
         train_command(config)
@@ -115,7 +115,7 @@ def test_other_objects_or_the_config_alone_do_not_continue_it(resumed, tmp_path)
     run = resumed[0]
     with pytest.raises(UserError, match="got loss=.*resume it with segnet_jax.train"):
         segnet_jax.train(**TINY, run=str(run.folder), loss=own_cross_entropy)
-    with pytest.raises(UserError, match="the config was trained with objects given from Python"):
+    with pytest.raises(UserError, match="the config was trained with objects passed from Python"):
         segnet_jax.train(run.folder / "config.toml")
     with pytest.raises(UserError, match="unknown flag --own"):
         parse_config(["--own", "loss=os.system"], prog="segnet_jax.train", description="")
@@ -123,7 +123,7 @@ def test_other_objects_or_the_config_alone_do_not_continue_it(resumed, tmp_path)
 
 def test_the_network_is_loaded_with_its_class_and_without_loss_and_optimizer(resumed):
     run = resumed[0]
-    with pytest.raises(UserError, match=r"given from Python \(model=.*segnet_jax.load\(RUN, model=\.\.\.\)"):
+    with pytest.raises(UserError, match=r"\(model=.*\) was passed from Python.*segnet_jax.load\(RUN, model=\.\.\.\)"):
         segnet_jax.load(run.folder)
     assert run.load(model=SegNet).predict(np.zeros((10, 12, 3), np.uint8)).shape == (10, 12)
     scores = segnet_jax.evaluate(run.folder, model=SegNet, boundary=False, devices=1)
@@ -137,7 +137,7 @@ def test_a_run_may_start_from_one_with_the_same_network(resumed):
     start = read_initial(config, devices, own=OwnObjects(SegNet))
     best = restored(resumed[0].folder, "best")["params"]
     assert jax.tree.all(jax.tree.map(np.array_equal, start.variables["params"], best))
-    with pytest.raises(UserError, match="the network of this run was given from Python"):
+    with pytest.raises(UserError, match=r"the custom network of this run .* was passed from Python"):
         read_initial(config, devices)
 
 
@@ -179,7 +179,7 @@ def test_objects_of_another_kind_are_refused(given, message):
 @pytest.mark.parametrize(
     "loss, message",
     [
-        (lambda logits, label, weights: logits, r"must give one float32 number.*float32 of shape \[1, 8, 8, 3\]"),
+        (lambda logits, label, weights: logits, r"must return one float32 number.*float32 of shape \[1, 8, 8, 3\]"),
         (lambda logits, label, weights: None, "fails: "),
         (lambda logits, label: 0.0, "fails: TypeError"),
         (Loss(lambda *_: jnp.zeros(3), lambda sums, number, weights: sums), r"got float32 of shape \[3\]"),
@@ -203,14 +203,14 @@ class NoTap(SegNet):
 def test_a_config_and_a_protocol_or_a_model_for_a_built_in_network_are_refused(tmp_path):
     with pytest.raises(UserError, match="pass either config or protocol"):
         segnet_jax.train(Config(), protocol="demo")
-    with pytest.raises(UserError, match="was not given from Python: omit model"):
+    with pytest.raises(UserError, match="was not passed from Python: omit model"):
         segnet_jax.load(make_run(tmp_path / "run"), model=SegNet)
 
 
 def test_a_network_that_breaks_the_contract_is_refused():
     config = Config(**TINY)
     for model in (NoTap, nn.Dense):
-        with pytest.raises(UserError, match=f"model {model.__name__} does not keep the contract"):
+        with pytest.raises(UserError, match=f"model {model.__name__} does not satisfy the contract"):
             build_model(config, 5, "float32", OwnObjects(model))
     wide = build_model(config, 5, "float32", OwnObjects(functools.partial(SegNet, width=0.5)))
     assert (wide.width, wide.depth, wide.num_classes) == (0.5, 1, 5)

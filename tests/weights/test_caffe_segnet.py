@@ -344,5 +344,7 @@ def test_every_published_segnet_has_the_address_that_its_authors_print(name):
 
 
 def test_a_name_that_is_not_a_file_is_reported_with_the_published_ones():
-    with pytest.raises(UserError, match="no weight file segnet_camvid; give a .caffemodel, or one of segnet_basic_cam"):
+    with pytest.raises(
+        UserError, match="weight file segnet_camvid does not exist; pass a .caffemodel or one of segnet"
+    ):
         published.obtain_segnet("segnet_camvid")

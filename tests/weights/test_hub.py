@@ -83,10 +83,10 @@ def test_a_repository_without_a_card_is_enough(files, cache, hub_at):
         ("hf://someone/none", "cannot download hf://someone/none: .*404"),
         ("hf://someone/street@other", "cannot download hf://someone/street@other: .*404"),
         ("hf://someone/empty", "hf://someone/empty contains no network.safetensors"),
-        ("hf://someone", "is named hf://OWNER/NAME or hf://OWNER/NAME@REVISION, got hf://someone"),
-        ("hf://../../etc", "is named hf://OWNER/NAME"),
-        ("hf://a/b/c", "is named hf://OWNER/NAME"),
-        ("hf://a/b@../x", "is named hf://OWNER/NAME"),
+        ("hf://someone", "must be named hf://OWNER/NAME or hf://OWNER/NAME@REVISION, got hf://someone"),
+        ("hf://../../etc", "must be named hf://OWNER/NAME"),
+        ("hf://a/b/c", "must be named hf://OWNER/NAME"),
+        ("hf://a/b@../x", "must be named hf://OWNER/NAME"),
     ],
 )
 def test_what_is_no_repository_or_has_no_network_is_refused_in_one_line(files, cache, hub_at, source, message):
@@ -101,7 +101,7 @@ def test_a_file_that_is_too_large_is_not_downloaded(files, cache, hub_at):
     with serve({"someone/street": files}, sizes={NETWORK: 3_000_000_000}) as (url, requests):
         hub_at(url)
         with pytest.raises(
-            UserError, match="network.safetensors of hf://someone/street has 3000000000 bytes, above the limit of"
+            UserError, match="network.safetensors of hf://someone/street is 3000000000 bytes, over the limit of"
         ):
             hub.fetch_repository("hf://someone/street")
         assert not [request for request in requests if request.startswith("GET")] and not cache.exists()

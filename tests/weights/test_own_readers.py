@@ -89,7 +89,10 @@ def test_an_hdf5_file_that_hangs_the_library_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5, "_SECONDS", 0.001)
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["a"] = np.ones(3)
-    with open(tmp_path / "a.h5", "rb") as file, pytest.raises(ValueError, match="needs more than 0.001 seconds"):
+    with (
+        open(tmp_path / "a.h5", "rb") as file,
+        pytest.raises(ValueError, match="did not finish reading it within 0.001 s"),
+    ):
         read_arrays(file)
 
 

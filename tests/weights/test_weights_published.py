@@ -14,7 +14,7 @@ def test_a_path_is_used_unchanged_and_a_wrong_one_is_reported(tmp_path):
     (tmp_path / "my.h5").write_bytes(b"x")
     assert published.obtain(str(tmp_path / "my.h5")) == tmp_path / "my.h5"
     known = "a run, a file, vgg16, vgg16_bn, vgg19 or none"
-    with pytest.raises(UserError, match=f"no weight file vgg61; --init takes {known}"):
+    with pytest.raises(UserError, match=f"weight file vgg61 does not exist; --init accepts {known}"):
         published.obtain("vgg61")
 
 

@@ -36,18 +36,18 @@ _OUTPUT = np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0]
 
 _TILE = 4
 _STRIP_TILES = 512
-"""Tiles in a strip of the kernel gradient; their transformed values fit in the cache."""
+"""Tiles per strip of the kernel gradient; their transformed values fit in the cache."""
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolve [B,H,W,I] with a kernel [3,3,I,O] with zero padding: [B,H,W,O]."""
+    """Convolve [B,H,W,I] with a kernel [3,3,I,O] and zero padding to [B,H,W,O]."""
     inputs, outputs = kernel.shape[2:]
     frequencies = _transform(_KERNEL, kernel.reshape(9, -1)).reshape(36, inputs, outputs)
     return _by_tiles(x, frequencies, contracted=1)
 
 
 def image_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return the gradient of the image, [B,H,W,I], from the gradient of the output, [B,H,W,O]."""
+    """Return the image gradient [B,H,W,I] for an output gradient [B,H,W,O]."""
     inputs, outputs = kernel.shape[2:]
     reversed_ = _KERNEL[:, ::-1]  # the kernel rotated by 180 degrees; its channels are swapped by `contracted`
     frequencies = _transform(reversed_, kernel.reshape(9, -1)).reshape(36, inputs, outputs)
@@ -55,12 +55,12 @@ def image_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
-    """Return the gradient of the kernel, [3,3,I,O], from x and the gradient of the output, [B,H,W,O]."""
+    """Return the kernel gradient [3,3,I,O] for x and an output gradient [B,H,W,O]."""
     batch, height, width, outputs = gradient.shape
     inputs = x.shape[-1]
     high, wide = num_tiles(height), num_tiles(width)
     strips = min(max(round(batch * high * wide / _STRIP_TILES), 1), high)
-    rows = _TILE * -(-high // strips)  # of pixels, in a strip
+    rows = _TILE * -(-high // strips)  # pixel rows per strip
     x = _pad(x, strips * rows, wide, margin=1)
     gradient = _pad(gradient, strips * rows, wide, margin=0)
 
@@ -93,18 +93,18 @@ def _by_tiles(x: jax.Array, frequencies: jax.Array, contracted: int) -> jax.Arra
 
 
 def _transform(matrix: np.ndarray, cells: jax.Array) -> jax.Array:
-    """Apply a matrix to the rows and the columns of square cells, flattened along the first of two axes."""
+    """Apply a matrix to the rows and columns of square cells, which are flattened along the first axis."""
     return jnp.asarray(np.kron(matrix, matrix), cells.dtype) @ cells
 
 
 def _pad(x: jax.Array, rows: int, wide: int, margin: int) -> jax.Array:
-    """Pad [B,H,W,C] with zeros: by a margin, and at the end to whole tiles."""
+    """Pad [B,H,W,C] with zeros by a margin, and at the bottom and right to whole tiles."""
     _, height, width, _ = x.shape
     return jnp.pad(x, ((0, 0), (margin, rows - height + margin), (margin, _TILE * wide - width + margin), (0, 0)))
 
 
 def _cells(x: jax.Array, size: int) -> jax.Array:
-    """Return all cells of size x size with a stride of four pixels: [size * size, everything else]."""
+    """Extract cells of size x size pixels with stride 4, flattened to [size * size, N]."""
     down, across = (slice(None, _TILE * ((length - size) // _TILE) + 1, _TILE) for length in x.shape[1:3])
     rows, columns = (length - size + 1 for length in x.shape[1:3])
     slices = [x[:, i : i + rows, j : j + columns][:, down, across] for i in range(size) for j in range(size)]

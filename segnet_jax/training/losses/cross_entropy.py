@@ -9,13 +9,13 @@ from segnet_jax.training.losses.pixels import pixel_cross_entropy
 
 
 def cross_entropy(smoothing: float = 0.0) -> Loss:
-    """Return weighted cross-entropy, a mean over the labeled pixels.
+    """Return the weighted cross-entropy loss, a mean over the labeled pixels.
 
     With label smoothing, the target of a pixel is 1 - smoothing on its class plus smoothing / C on every class, and the
     class weights apply to each class of the target, as in PyTorch.
 
     Args:
-      smoothing: 0 to 1.
+      smoothing: label smoothing, 0 to 1.
     """
     in_range("smoothing", smoothing, 0, 1)
     if not smoothing:
@@ -42,7 +42,7 @@ def cross_entropy_sum(logits: jax.Array, label: jax.Array, class_weights: jax.Ar
       class_weights: float32 [C].
 
     Returns:
-      float32 scalar; 0 where every pixel is void.
+      float32 scalar; 0 if every pixel is void.
     """
     each, weight = pixel_cross_entropy(logits, label, class_weights)
     return jnp.sum(weight * each)
@@ -54,7 +54,7 @@ CROSS_ENTROPY = Loss(cross_entropy_sum)
 def focal(gamma: float = 2.0) -> Loss:
     """Return the focal loss: cross-entropy times (1 - p)^gamma, with p the probability of the pixel's class.
 
-    It is a mean over the labeled pixels; the class weights are its alpha.
+    The loss is a mean over the labeled pixels; the class weights serve as alpha.
 
     Args:
       gamma: 0 (cross-entropy) to 10.
@@ -65,7 +65,7 @@ def focal(gamma: float = 2.0) -> Loss:
 
     def sums(logits, label, class_weights):
         each, weight = pixel_cross_entropy(logits, label, class_weights)
-        wrong = jnp.maximum(-jnp.expm1(-each), 1e-7)  # 1 - p; of 0, a power below 1 would have no gradient
+        wrong = jnp.maximum(-jnp.expm1(-each), 1e-7)  # 1 - p; at 0, a power below 1 has no finite gradient
         return jnp.sum(weight * wrong**gamma * each)
 
     return Loss(sums)

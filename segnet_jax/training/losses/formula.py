@@ -1,4 +1,4 @@
-"""Read a loss formula, such as `ce(smoothing=0.1) + 0.5*dice`: a weighted sum of losses with their parameters.
+"""Parse a loss formula, such as `ce(smoothing=0.1) + 0.5*dice`: a weighted sum of losses with parameters.
 
 formula   = term { "+" term }
 term      = [ number "*" ] name [ "(" parameter { "," parameter } ")" ]
@@ -30,10 +30,10 @@ class _Token(NamedTuple):
 
 
 def parse_loss(formula: str, multi_label: bool = False) -> Loss:
-    """Return the loss of a formula, of class ids or of labels with several classes per pixel.
+    """Parse a loss formula, for losses of class ids or of labels with several classes per pixel.
 
     Raises:
-      UserError: If the formula cannot be read; the message names the place and what is expected there.
+      UserError: If the formula is invalid; the message names the position and what is expected.
     """
     return _Parser(formula, multi_label).loss()
 
@@ -51,7 +51,7 @@ class _Parser:
                 continue
             match = _TOKEN.match(formula, start)
             if match is None:
-                raise self._error(start, "this character has no meaning in a formula")
+                raise self._error(start, "unexpected character")
             self._tokens.append(_Token(str(match.lastgroup), match[0], start))
             start = match.end()
         self._tokens.append(_Token("end", "", len(formula)))
@@ -87,8 +87,8 @@ class _Parser:
         while sign.text != ")":
             name = self._take("name", f"expected a parameter of {loss}" if known else f"{loss} has no parameters")
             if name.text not in known:
-                what = f"unknown parameter {name.text} of {loss}; {_nearest(name.text, known)}"
-                raise self._error(name.start, what if known else f"{loss} has no parameters")
+                message = f"unknown parameter {name.text} of {loss}; {_nearest(name.text, known)}"
+                raise self._error(name.start, message if known else f"{loss} has no parameters")
             if name.text in parameters:
                 raise self._error(name.start, f"{name.text} is given twice")
             self._take("=", f'expected "=" after {name.text}')
@@ -105,17 +105,17 @@ class _Parser:
     def _next(self) -> _Token:
         return self._tokens[0]
 
-    def _take(self, wanted: str, message: str) -> _Token:
-        """Return the next token, which must be of a kind ("name", "number") or one of the given signs."""
+    def _take(self, expected: str, message: str) -> _Token:
+        """Consume the next token, which must have the expected kind ("name" or "number") or be an expected sign."""
         token = self._next()
-        if token.kind != wanted and not (token.kind == "sign" and token.text in wanted):
+        if token.kind != expected and not (token.kind == "sign" and token.text in expected):
             raise self._error(token.start, message)
         return self._tokens.pop(0)
 
     def _error(self, start: int, message: str) -> UserError:
         rest = self._formula[start : start + 20]
-        place = f'at character {start + 1}, "{rest}"' if rest else "at its end"
-        return UserError(f'--loss "{self._formula}" cannot be read {place}: {message}')
+        position = f'at character {start + 1}, "{rest}"' if rest else "at its end"
+        return UserError(f'--loss "{self._formula}" is invalid {position}: {message}')
 
 
 def _nearest(name: str, known) -> str:

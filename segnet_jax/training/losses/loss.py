@@ -1,7 +1,7 @@
-"""The form of every loss: sums over pixels, images or classes, and a mean computed from the sums over all devices.
+"""The interface of losses: sums over pixels, images or classes, and a mean computed from the sums over all devices.
 
-Only sums are computed per device, so that the loss and its gradient do not depend on how the images and their void
-pixels are distributed over devices, nor an evaluation on how a split is divided into batches.
+Because only sums are computed per device, the loss and its gradient do not depend on how images and void pixels are
+distributed over devices, and an evaluation does not depend on how a split is divided into batches.
 """
 
 from collections.abc import Callable, Sequence
@@ -31,8 +31,8 @@ class Loss:
     """A loss that is computed from sums.
 
     Attributes:
-      sums: this device's part of the sums. VOID pixels contribute neither to them nor to their gradient.
-      mean: the loss as a function of the sums over all devices; by default, `sums` is a scalar that is divided by the
+      sums: function that returns this device's sums. VOID pixels contribute neither to the sums nor to their gradient.
+      mean: function of the sums over all devices that returns the loss; by default, it divides a scalar sum by the
         number of labeled pixels.
     """
 
@@ -40,9 +40,9 @@ class Loss:
     mean: Mean = _mean_over_pixels
 
     def __call__(self, logits: jax.Array, label: jax.Array, class_weights: jax.Array) -> jax.Array:
-        """Return this device's part of the loss times the labeled pixels of all devices; call it in a mapped step.
+        """Return this device's part of the loss times the number of labeled pixels. Call this in a mapped step.
 
-        The step adds up these parts and their gradients over the devices and divides by the labeled pixels.
+        The step sums these parts and their gradients over the devices and divides by the number of labeled pixels.
 
         Args:
           logits: float32 [B,H,W,C].
@@ -59,9 +59,9 @@ class Loss:
 
 @jax.custom_vjp
 def _sum_over_devices(sums: Any) -> Any:
-    """Sum over the devices, of which each then computes the same loss.
+    """Sum over the devices, each of which then computes the same loss.
 
-    The gradient of all devices' losses is that of this device's loss times the number of devices, without another sum.
+    The gradient of the sum of all devices' losses is therefore this device's gradient times the number of devices.
     """
     return lax.psum(sums, AXIS)
 
@@ -78,7 +78,7 @@ _sum_over_devices.defvjp(_sum_over_devices_forward, _sum_over_devices_backward)
 
 
 def weighted_sum(terms: Sequence[tuple[float, Loss]]) -> Loss:
-    """Return the weighted sum of losses; a single loss of weight 1 is returned as it is."""
+    """Return the weighted sum of losses; a single loss of weight 1 is returned unchanged."""
     factors, losses = zip(*terms, strict=True)
     if factors == (1.0,):
         return losses[0]
@@ -94,13 +94,13 @@ def weighted_sum(terms: Sequence[tuple[float, Loss]]) -> Loss:
 
 
 def ratio(sums: tuple[jax.Array, jax.Array], num_pixels: Any, class_weights: jax.Array) -> jax.Array:
-    """Return the first of two sums divided by the second, a count; the `mean` of some losses."""
+    """Divide the first of two sums by the second, a count; used as the `mean` of some losses."""
     total, count = sums
     return total / jnp.maximum(count, 1)
 
 
 def weighted_class_mean(values: jax.Array, is_present: jax.Array, class_weights: jax.Array) -> jax.Array:
-    """Return the mean of values over the present classes by class weights; 0 if these weights are 0.
+    """Return the weighted mean of values over the present classes, or 0 if their weights are 0.
 
     Args:
       values: float32 [...,C].
@@ -117,10 +117,10 @@ def one_hot(label: jax.Array, num_classes: int) -> jax.Array:
 
 
 def in_range(name: str, value: float, low: float, high: float) -> float:
-    """Return the value of a loss's parameter.
+    """Return the value of a loss parameter after checking it.
 
     Raises:
-      ValueError: If it is out of range.
+      ValueError: If the value is out of range.
     """
     if not low <= value <= high:
         raise ValueError(f"{name} must be between {low:g} and {high:g}, got {value:g}")

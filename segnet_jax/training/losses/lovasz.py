@@ -9,9 +9,9 @@ from segnet_jax.training.losses.loss import Loss, one_hot, ratio, weighted_class
 
 
 def lovasz() -> Loss:
-    """Return Lovász-softmax, a mean over the images, in each a weighted mean over the classes in its label.
+    """Return the Lovász-softmax loss: the mean over images of the weighted mean over the classes in the label.
 
-    Errors are sorted within each image (`per_image` in the authors' code), which keeps the loss independent of how
+    Errors are sorted within each image (`per_image` in the authors' code), which makes the loss independent of how
     images are distributed over devices. Images without labeled pixels do not count.
 
     Source: Berman et al. 2018 (arXiv 1705.08790), https://github.com/bermanmaxim/LovaszSoftmax.
@@ -31,10 +31,10 @@ def lovasz() -> Loss:
 
 
 def _slopes(errors: jax.Array, t: jax.Array, valid: jax.Array) -> jax.Array:
-    """Return the gradient of the Jaccard loss's extension with respect to the errors, [B,C,N] as all arguments.
+    """Return the gradient of the Jaccard loss's extension with respect to the errors; all arrays are [B,C,N].
 
-    It depends on the errors by their order only. Sorting a second time by position restores the order of the pixels,
-    where an indexed write would be a scatter.
+    The gradient depends only on the order of the errors. A second sort, by position, restores the order of the pixels
+    without a scatter.
     """
     position = lax.broadcasted_iota(jnp.int32, errors.shape, errors.ndim - 1)
     key = jnp.where(valid, -errors, 1.0)  # largest errors first, void last

@@ -9,15 +9,15 @@ from segnet_jax.training.losses.pixels import pixel_cross_entropy
 
 
 def ohem(threshold: float = 0.7, keep: float = 0.0625) -> Loss:
-    """Return weighted cross-entropy over hard pixels, a mean over these.
+    """Return the weighted cross-entropy loss, a mean over the hard pixels.
 
-    A labeled pixel is hard if the probability of its class is below `threshold`, or among the lowest of its image: at
-    least the fraction `keep` of each image's labeled pixels counts. Choosing within each image keeps the loss
+    A labeled pixel is hard if the probability of its class is below `threshold`, or among the lowest in its image: at
+    least the fraction `keep` of each image's labeled pixels counts. Choosing within each image makes the loss
     independent of how images are distributed over devices and batches.
 
     Args:
-      threshold: 0 to 1.
-      keep: 0 to 1.
+      threshold: probability, 0 to 1.
+      keep: fraction of the labeled pixels, 0 to 1.
 
     Source: Shrivastava et al. 2016 (arXiv 1604.03540); threshold and minimum as in HRNet's `OhemCrossEntropy`, whose
     minimum counts over the batch.

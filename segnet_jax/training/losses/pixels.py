@@ -7,7 +7,7 @@ from segnet_jax.constants import VOID
 
 
 def pixel_cross_entropy(logits: jax.Array, label: jax.Array, class_weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return the cross-entropy of each pixel, and its class weight, which is 0 where void; float32 [B,H,W] each."""
+    """Return each pixel's cross-entropy and its class weight, which is 0 for VOID; float32 [B,H,W] each."""
     valid = label != VOID
     class_id = jnp.where(valid, label, 0).astype(jnp.int32)
     each = jax.nn.logsumexp(logits, axis=-1) - _chosen(logits, class_id)
@@ -16,7 +16,7 @@ def pixel_cross_entropy(logits: jax.Array, label: jax.Array, class_weights: jax.
 
 @jax.custom_vjp
 def _chosen(logits: jax.Array, class_id: jax.Array) -> jax.Array:
-    """Return the logit of each pixel's class; its gradient is a compare-and-select where JAX's would be a scatter."""
+    """Return the logit of each pixel's class; its gradient is a compare-and-select instead of JAX's scatter."""
     return jnp.take_along_axis(logits, class_id[..., None], axis=-1)[..., 0]
 
 

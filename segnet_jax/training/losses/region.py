@@ -1,4 +1,4 @@
-"""Dice and Tversky: losses of the overlap between predicted and labeled regions, over all pixels of a batch."""
+"""Dice and Tversky losses of the overlap between predicted and labeled regions, over all pixels of a batch."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from segnet_jax.training.losses.loss import Loss, Mean, in_range, one_hot, weigh
 
 
 class Overlap(NamedTuple):
-    """Sums over the labeled pixels for each class, float32 [C], with p the softmax and t 1 where the label has it.
+    """Sums over the labeled pixels for each class, float32 [C]; p is the softmax, t is 1 where the label has the class.
 
     Attributes:
       both: sum of p * t.
@@ -32,7 +32,7 @@ def overlap(logits: jax.Array, label: jax.Array, class_weights: jax.Array) -> Ov
 
 
 def dice() -> Loss:
-    """Return 1 - soft Dice, 2 * both / (predicted + labeled), a weighted mean over the classes in the batch's labels.
+    """Return the Dice loss, 1 - 2 * both / (predicted + labeled), a weighted mean over the classes in the labels.
 
     Source: Milletari et al. 2016 (arXiv 1606.04797), with sums instead of sums of squares.
     """
@@ -40,9 +40,10 @@ def dice() -> Loss:
 
 
 def tversky(alpha: float = 0.3, beta: float = 0.7) -> Loss:
-    """Return 1 - the Tversky index, a weighted mean over the classes in the batch's labels.
+    """Return the Tversky loss, 1 - the Tversky index, a weighted mean over the classes in the batch's labels.
 
-    The index is both / (both + alpha * false positives + beta * false negatives); with 0.5 for both it is Dice.
+    The index is both / (both + alpha * false positives + beta * false negatives). If alpha and beta are 0.5, it is the
+    Dice coefficient.
 
     Args:
       alpha: weight of false positives, 0 to 10.

@@ -1,7 +1,7 @@
-"""Find and read the floating-point arrays of an HDF5 file, without leaving the file.
+"""Find and read the floating-point arrays of an HDF5 file, without access to any other file.
 
-h5py finds the arrays in a separate process (`hdf5_layout`), so that a file on which the HDF5 library crashes, hangs or
-takes all memory is refused like any other damaged file; this process then reads the numbers. Arrays must be stored
+h5py finds the arrays in a separate process (`hdf5_layout`), so that a file that makes the HDF5 library crash, hang or
+use up memory is rejected like any other damaged file; this process then reads the numbers. Arrays must be stored
 contiguously inside the file: no external links or storage, virtual datasets, chunks or filters.
 """
 
@@ -27,7 +27,7 @@ def read_arrays(file: BinaryIO) -> dict[str, StoredTensor]:
     """Find the arrays in all groups of a file.
 
     Args:
-      file: a file on disk, or a BytesIO; stays open until the arrays are read.
+      file: a file on disk or a BytesIO, which must stay open until the arrays are read.
 
     Returns:
       Path such as "block1_conv1/block1_conv1/kernel:0" -> array.
@@ -47,12 +47,12 @@ def _layout(file: BinaryIO) -> list[tuple[str, list[int], str, int | None]]:
     file.seek(0)
     # getvalue, not getbuffer: a view left behind in a traceback makes Python 3.13 complain when the file is freed
     source = {"input": file.getvalue()} if hasattr(file, "getvalue") else {"stdin": file}
-    command = [sys.executable, "-P", str(_SCRIPT)]  # -P: some modules beside the script are named like libraries
+    command = [sys.executable, "-P", str(_SCRIPT)]  # -P: some modules next to the script have names of libraries
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # OpenBLAS's threads would take address space
     try:
         done = subprocess.run(command, **source, env=environment, capture_output=True, timeout=_SECONDS)
     except subprocess.TimeoutExpired:
-        raise ValueError(f"is damaged: the HDF5 library needs more than {_SECONDS} seconds for it") from None
+        raise ValueError(f"is damaged: the HDF5 library did not finish within {_SECONDS} seconds") from None
     if done.returncode < 0:
         raise ValueError(f"is damaged: the HDF5 library crashed on it (signal {-done.returncode})")
     if done.returncode:
@@ -60,7 +60,7 @@ def _layout(file: BinaryIO) -> list[tuple[str, list[int], str, int | None]]:
         raise ValueError(f"cannot be read: h5py failed with {cause!r}")
     found = json.loads(done.stdout)
     if "error" in found:
-        raise ValueError(f"is damaged, or an unsupported kind of HDF5: {found['error']}")
+        raise ValueError(f"is a damaged or unsupported HDF5 file: {found['error']}")
     return found["rows"]
 
 
@@ -68,11 +68,11 @@ def _read(
     file: BinaryIO, num_bytes: int, path: str, shape: tuple[int, ...], dtype: str, start: int | None
 ) -> np.ndarray:
     if dtype not in _FLOATS:
-        raise ValueError(f"tensor {path} has type {dtype}, but weights are floating-point numbers")
+        raise ValueError(f"tensor {path} has type {dtype}, but weights must be floating-point numbers")
     if start is None:
-        raise ValueError(f"tensor {path} is not stored contiguously; save it without chunks and compression")
+        raise ValueError(f"tensor {path} is not stored contiguously; save it without chunks or compression")
     needed = math.prod(shape) * np.dtype(dtype).itemsize
     if start + needed > num_bytes:
-        raise ValueError(f"tensor {path} of shape {shape} reaches beyond the file's {num_bytes} bytes")
+        raise ValueError(f"tensor {path} of shape {shape} extends beyond the file's {num_bytes} bytes")
     file.seek(start)
     return np.frombuffer(file.read(needed), dtype).reshape(shape)

@@ -1,7 +1,7 @@
-"""The graph of an ONNX file: its nodes, and the tensors that are known without running it.
+"""The graph of an ONNX file: its nodes and constant tensors.
 
-Field numbers are those of ONNX's `onnx.proto`. Nothing is executed; the only operations folded are those on
-constants that exporters leave between a weight and its use.
+Field numbers are those of ONNX's `onnx.proto`. Nothing is executed; only operations on constants that exporters leave
+between a weight and its use are folded.
 """
 
 import math
@@ -59,7 +59,7 @@ _MAX_AXES = 8
 
 @dataclass(frozen=True)
 class Node:
-    """An operation; `name` is its display name for error messages, `attributes` maps names to values."""
+    """An operation; `attributes` maps names to values."""
 
     op: str
     name: str
@@ -73,10 +73,10 @@ class Node:
 
 @dataclass(frozen=True)
 class Graph:
-    """A network.
+    """The graph of a network.
 
     Attributes:
-      inputs: names of the tensors that a user feeds.
+      inputs: names of the graph's inputs.
       constants: known tensors by name.
       consumers: name of a tensor -> the nodes that use it.
     """
@@ -87,10 +87,10 @@ class Graph:
 
 
 def read_graph(path: Path) -> Graph:
-    """Read an ONNX file; no weight is converted yet.
+    """Read an ONNX file without converting its weights.
 
     Raises:
-      ValueError: If the file is damaged or keeps its weights elsewhere.
+      ValueError: If the file is damaged or stores its weights in another file.
     """
     model = parse(path, _MODEL).graph
     constants = {text(tensor.name): _stored(tensor) for tensor in model.initializer}
@@ -117,7 +117,7 @@ def _node(proto) -> Node:
 
 
 def _value(attribute) -> Any:
-    """Return the value of an attribute of any type, with lists as tuples."""
+    """Return the value of an attribute of any type; lists become tuples."""
     for scalar in ("f", "i", "t"):
         if attribute.HasField(scalar):
             return _stored(attribute.t) if scalar == "t" else getattr(attribute, scalar)
@@ -127,15 +127,15 @@ def _value(attribute) -> Any:
 
 
 def _stored(tensor) -> StoredTensor:
-    """Return a TensorProto whose data has the size that its shape needs."""
+    """Convert a TensorProto, after checking that the size of its data matches its shape."""
     name, shape, kind = text(tensor.name), tuple(tensor.dims), tensor.data_type
     if tensor.data_location or tensor.external_data:
         raise ValueError(
-            f"keeps {name or 'a tensor'} in another file; write it as one file: "
+            f"stores {name or 'a tensor'} in another file; save it as one file: "
             "onnx.save(model, path, save_as_external_data=False)"
         )
     if len(shape) > _MAX_AXES or any(size < 0 for size in shape):
-        raise ValueError(f"tensor {name} has the impossible shape {shape[: _MAX_AXES + 1]}")
+        raise ValueError(f"tensor {name} has the invalid shape {shape[: _MAX_AXES + 1]}")
     if kind not in _DTYPES:
         return StoredTensor(shape, partial(_refuse, f"tensor {name} is of ONNX type {kind}, which is not supported"))
     if not tensor.raw_data:
@@ -153,7 +153,7 @@ def _refuse(fault: str) -> np.ndarray:
 
 
 def _fold(node: Node, constants: Mapping[str, StoredTensor]) -> StoredTensor | None:
-    """Return the output of a node that can be folded, or None."""
+    """Return the output of a node, or None if it cannot be folded."""
     if node.op == "Constant":
         return _constant(node)
     operands = [constants.get(name) for name in node.inputs]
@@ -162,8 +162,8 @@ def _fold(node: Node, constants: Mapping[str, StoredTensor]) -> StoredTensor | N
     tensor = operands[0]
     try:
         change = _change(node, operands[1:])
-        shape = change(np.broadcast_to(np.float32(0), tensor.shape)).shape  # a view, whatever the shape claims
-    except (ValueError, TypeError, OverflowError):  # not one of those operations, or an invalid node
+        shape = change(np.broadcast_to(np.float32(0), tensor.shape)).shape  # a view: a huge shape takes no memory
+    except (ValueError, TypeError, OverflowError):  # an operation that is not folded, or an invalid node
         return None
     return StoredTensor(shape, lambda: change(tensor.read()))
 
@@ -180,13 +180,13 @@ def _constant(node: Node) -> StoredTensor | None:
 
 
 def _change(node: Node, others: list[StoredTensor]) -> Callable[[np.ndarray], np.ndarray]:
-    """Return an operation that only rearranges its first operand.
+    """Return the operation of a node that only rearranges its first operand.
 
     Raises:
-      ValueError: If the operation does more.
+      ValueError: If the node does anything else.
     """
     match node.op:
-        case "Identity" | "Cast":  # every weight becomes float32 when it is read
+        case "Identity" | "Cast":  # all weights are converted to float32 when read
             return lambda array: array
         case "Transpose":
             return lambda array: np.transpose(array, node.attributes.get("perm") or None)
@@ -203,10 +203,10 @@ def integers(tensor: StoredTensor) -> tuple[int, ...]:
     """Return a short vector of integers, such as a shape or axes.
 
     Raises:
-      ValueError: If it is too long or does not contain integers.
+      ValueError: If the vector is too long or does not contain integers.
     """
     if math.prod(tensor.shape) > _MAX_AXES:
-        raise ValueError(f"a shape or list of axes has {math.prod(tensor.shape)} numbers, too many")
+        raise ValueError(f"a shape or list of axes has {math.prod(tensor.shape)} numbers, more than {_MAX_AXES}")
     array = tensor.read()
     if array.dtype.kind != "i":
         raise ValueError(f"a shape or list of axes must be integers, got {array.dtype}")

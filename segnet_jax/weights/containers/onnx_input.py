@@ -1,4 +1,4 @@
-"""Preprocessing that weights expect, inferred from an ONNX graph's operations before the first convolution."""
+"""Inference of the preprocessing that weights expect from an ONNX graph's operations before the first convolution."""
 
 from dataclasses import dataclass, field
 from typing import Literal
@@ -10,21 +10,21 @@ from segnet_jax.weights.containers.onnx_graph import Node, integers
 from segnet_jax.weights.containers.stored import StoredTensor
 
 ChannelOrder = Literal["RGB", "BGR"]
-_MEAN_TOLERANCE, _STD_TOLERANCE = 2.0, 0.02  # of 0..255, and relative: some round the means to integers
+_MEAN_TOLERANCE, _STD_TOLERANCE = 2.0, 0.02  # absolute in 0..255, relative; some models round the means to integers
 _UNDECIDED = (
     "does not say which preprocessing its weights expect; add --preprocessing caffe (BGR minus the mean, as in Keras "
-    "and Caffe), torch (RGB by ImageNet's mean and deviation, as in torchvision) or raw (RGB 0..255)"
+    "and Caffe), torch (RGB with ImageNet's mean and standard deviation, as in torchvision) or raw (RGB 0..255)"
 )
 
 
 @dataclass
 class InputScaling:
-    """Scaling of each channel by the graph: value * scale + shift.
+    """The graph's scaling of each channel: value * scale + shift.
 
     Attributes:
-      channels_last: whether the maps are [B,H,W,C] at this point of the graph.
-      scale: float64 [3], by channel at this point.
-      shift: float64 [3].
+      channels_last: whether feature maps are [B,H,W,C] at this point of the graph.
+      scale: float64 [3], in the channel order at this point.
+      shift: float64 [3], likewise.
     """
 
     channels_last: bool
@@ -33,18 +33,18 @@ class InputScaling:
 
     @property
     def axis(self) -> int:
-        """The channels' axis, counted from the end."""
+        """The channel axis, counted from the end."""
         return -1 if self.channels_last else -3
 
     def apply(self, node: Node, operands: list[StoredTensor | None]) -> None:
-        """Update the scaling by a node.
+        """Include the effect of a node.
 
         Args:
           node: an operation on the images and constants.
-          operands: its constants; None stands for the images.
+          operands: the node's operands: constants, and None for the images.
 
         Raises:
-          ValueError: If the operation does anything but scale, shift or reverse the channels.
+          ValueError: If the node does anything but scale, shift or reverse the channels.
         """
         axis, images_first = self.axis, bool(operands) and operands[0] is None
         match node.op:
@@ -66,10 +66,10 @@ class InputScaling:
                 raise ValueError(str(node))
 
     def expected(self) -> tuple[Preprocessing, ChannelOrder]:
-        """Return the preprocessing that the weights were trained with, and the order of the first kernel's channels.
+        """Return the preprocessing used in training, and the order of the first kernel's channels.
 
         Raises:
-          ValueError: If the graph does not determine them.
+          ValueError: If the graph does not determine the preprocessing.
         """
         with np.errstate(all="ignore"):
             mean, std = -self.shift / self.scale, 1 / self.scale
@@ -83,7 +83,7 @@ class InputScaling:
         if (self.scale == 1).all() and (self.shift == 0).all():
             raise ValueError(_UNDECIDED)
         raise ValueError(
-            f"normalizes images by the mean {_numbers(mean)} and deviation {_numbers(std)}, and {_UNDECIDED}"
+            f"normalizes images by mean {_numbers(mean)} and standard deviation {_numbers(std)}, and {_UNDECIDED}"
         )
 
     def _combine(self, op: str, values: np.ndarray) -> None:
@@ -103,32 +103,32 @@ class InputScaling:
 
 
 def per_channel(tensor: StoredTensor, axis: int, num_channels: int) -> np.ndarray:
-    """Expand a constant, which is one number or one per channel, to one number per channel.
+    """Broadcast a constant to one number per channel.
 
     Args:
       tensor: constant that broadcasts against the images.
-      axis: the channels' axis, counted from the end.
+      axis: the channel axis, counted from the end.
       num_channels: number of channels.
 
     Raises:
-      ValueError: If it has another shape.
+      ValueError: If the constant has any other shape.
     """
     shape = tensor.shape
-    along = [size for place, size in enumerate(shape, start=-len(shape)) if place == axis]
-    if any(size != 1 for place, size in enumerate(shape, start=-len(shape)) if place != axis) or len(shape) > 4:
-        raise ValueError(f"a constant of shape {shape}, which is not one number for each channel")
+    along = [size for index, size in enumerate(shape, start=-len(shape)) if index == axis]
+    if any(size != 1 for index, size in enumerate(shape, start=-len(shape)) if index != axis) or len(shape) > 4:
+        raise ValueError(f"a constant of shape {shape}, which is not one number per channel")
     if along not in ([], [1], [num_channels]):
         raise ValueError(f"a constant of shape {shape} for {num_channels} channels")
     return np.broadcast_to(tensor.read().reshape(-1), (num_channels,))
 
 
 def _at(axis: int, channels: int) -> bool:
-    """Return whether an axis of a 4-D tensor is the channels' axis."""
+    """Return whether an axis of a 4-D tensor is the channel axis."""
     return axis in (channels, channels + 4)
 
 
 def _reverses(operands: list[StoredTensor | None], channels: int) -> bool:
-    """Return whether a Slice's starts, ends, axes and steps reverse the channels and nothing else."""
+    """Return whether a Slice with these starts, ends, axes and steps only reverses the channels."""
     if len(operands) != 4 or None in operands:
         return False
     start, end, axis, step = (integers(each) for each in operands)

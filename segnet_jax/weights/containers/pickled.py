@@ -38,13 +38,13 @@ _OPCODES = {  # code -> name and argument type of the opcodes that torch writes 
     ).split()
 }
 _MAX_OPCODES = 200_000
-"""Limit per pickle; a VGG's has a few thousand. Each opcode costs microseconds and a hundred bytes of memory."""
+"""Limit per pickle; a VGG has a few thousand. Each opcode costs microseconds and a hundred bytes of memory."""
 _MAX_NAME = 200
 _KNOWN = {_DICT, *_TENSORS, _PARAMETER, *_DTYPES}
 
 
 class CodeInside(ValueError):
-    """Raised for a file that contains more than tensors: unpickling it would run code that it names."""
+    """Raised for a file that contains more than tensors, whose unpickling would run code."""
 
 
 @dataclass(frozen=True)
@@ -75,13 +75,13 @@ class Tensor:
 
 
 def read_pickle(stream: BinaryIO) -> object:
-    """Return the value of the pickle at the stream's position, and leave the stream after it.
+    """Read the pickle at the stream's position, and leave the stream after it.
 
     Values are dictionaries, lists, tuples, strings, numbers, None, `Name` and `Tensor`.
 
     Raises:
       ValueError: If the pickle is damaged.
-      CodeInside: If it contains anything else.
+      CodeInside: If the pickle contains anything else.
     """
     try:
         return _interpret(stream)
@@ -91,7 +91,7 @@ def read_pickle(stream: BinaryIO) -> object:
 
 def _interpret(stream: BinaryIO) -> object:
     stack: list = []
-    outer: list[list] = []  # the stacks below each mark
+    outer: list[list] = []  # the stack below each mark
     memo: dict[int, object] = {}
 
     def pop_to_mark() -> list:
@@ -188,12 +188,12 @@ def _line(stream: BinaryIO) -> str:
 
 def _as(kind: type, value: object):
     if not isinstance(value, kind):
-        raise TypeError(f"{type(value).__name__} instead of {kind.__name__}")
+        raise TypeError(f"expected {kind.__name__}, got {type(value).__name__}")
     return value
 
 
 def _put(pairs: Iterable, target: object) -> None:
-    """Set items whose keys are strings; hashing a tuple nested a million times would crash Python."""
+    """Set items whose keys must be strings: hashing a tuple nested a million times would crash Python."""
     for key, value in pairs:
         _as(dict, target)[_as(str, key)] = value
 
@@ -217,7 +217,7 @@ def _build(name: str, arguments: tuple) -> object:
 
 
 def _storage(description: object) -> Storage:
-    """Return a storage from torch's persistent id ("storage", type, key, device, items and, in old files, a view)."""
+    """Return a storage from torch's persistent id ("storage", type, key, device, size and, in old files, a view)."""
     tag, kind, key, _, num_items, *rest = _as(tuple, description)
     key, kind = _as(str, key), _as(Name, kind).text
     if tag != "storage" or kind not in _DTYPES:
@@ -230,17 +230,17 @@ def _storage(description: object) -> Storage:
 
 
 def _tensor(storage: object, offset: object, shape: object, strides: object) -> Tensor:
-    """Return a tensor, after checking that it lies inside its storage."""
+    """Return a tensor, after checking that it is dense and inside its storage."""
     storage = _as(Storage, storage)
     shape, strides = tuple(map(_count, _as(tuple, shape))), tuple(map(_count, _as(tuple, strides)))
     if len(shape) != len(strides) or len(shape) > 8:
-        raise ValueError(f"a tensor has the shape {shape[:9]} and the strides {strides[:9]}")
+        raise ValueError(f"a tensor has the invalid shape {shape[:9]} or strides {strides[:9]}")
     num_items = prod(shape)
     if num_items and num_items != 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)):
         raise ValueError(f"a tensor of shape {shape} is stored with gaps or overlaps (strides {strides})")
     offset = storage.offset + _count(offset)
     if offset + num_items > storage.num_items:
-        raise ValueError(f"a tensor of shape {shape} lies beyond the {storage.num_items} numbers of its storage")
+        raise ValueError(f"a tensor of shape {shape} extends beyond the {storage.num_items} numbers of its storage")
     return Tensor(storage, offset, shape, strides)
 
 

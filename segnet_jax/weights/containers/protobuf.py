@@ -1,8 +1,8 @@
-"""Parse protobuf files with a few hand-declared fields, after a bounded walk over the file.
+"""Parse the declared fields of protobuf files, after checking that their number is bounded.
 
 The `protobuf` library allocates an object for every submessage, so a crafted file of two-byte submessages would take
-thirty times its size in memory. The walk therefore counts the fields of all declared messages first. Fields that are
-not declared stay unparsed bytes; messages are only as deep as their declaration.
+thirty times its size in memory. The walk therefore counts the fields of all declared messages first. Undeclared fields
+stay unparsed bytes, and messages nest only as deeply as declared.
 """
 
 import mmap
@@ -22,12 +22,12 @@ _INTEGERS = (FieldDescriptor.TYPE_INT32, FieldDescriptor.TYPE_INT64)
 
 
 def message_classes(package: str, declarations: Mapping[str, Mapping[str, tuple[int, str]]]) -> dict[str, type]:
-    """Build message classes that know a subset of a format's fields.
+    """Build message classes for a subset of a format's fields.
 
     Args:
-      package: name of the format, unique among those declared.
+      package: unique name of the format.
       declarations: message -> field -> (number, type); a type is a scalar such as "int32" or another message of the
-        format, with "repeated " before it where there may be several.
+        format, preceded by "repeated " for a repeated field.
 
     Returns:
       Message -> class.
@@ -50,13 +50,13 @@ def message_classes(package: str, declarations: Mapping[str, Mapping[str, tuple[
 
 
 def parse(path: Path, message_class: type) -> Any:
-    """Return the message in a file.
+    """Parse the message in a file.
 
     Raises:
       ValueError: If the file is damaged or too large, or has more fields than any network.
     """
     if (size := os.path.getsize(path)) > _MAX_BYTES:
-        raise ValueError(f"has {size} bytes; at most {_MAX_BYTES} are read from a protobuf file")
+        raise ValueError(f"is {size} bytes, over the limit of {_MAX_BYTES} bytes for protobuf files")
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         _count_fields(data, 0, size, message_class.DESCRIPTOR, _MAX_FIELDS)
         message = message_class()
@@ -68,37 +68,37 @@ def parse(path: Path, message_class: type) -> Any:
 
 
 def text(value: bytes) -> str:
-    """Decode a name, cut to a length that fits a message."""
+    """Decode a name, truncated for use in messages."""
     return value[:200].decode("utf-8", errors="replace")
 
 
 def floats(values: Iterable[float], shape: tuple[int, ...], dtype: np.typing.DTypeLike = np.float32) -> np.ndarray:
-    """Return a repeated field of numbers as an array.
+    """Convert a repeated field of numbers to an array.
 
     Raises:
       ValueError: If the number of values does not match the shape.
     """
     array = np.fromiter(values, dtype)
     if array.size != int(np.prod(shape, dtype=object)):
-        raise ValueError(f"a tensor of shape {shape} contains {array.size} numbers")
+        raise ValueError(f"a tensor of shape {shape} has {array.size} numbers")
     return array.reshape(shape)
 
 
 def _count_fields(data: mmap.mmap, start: int, stop: int, message: Descriptor, left: int) -> int:
-    """Walk over the fields of a message and its declared submessages.
+    """Subtract the number of fields in a message and its declared submessages from `left`.
 
     Args:
       data: the file.
       start: first byte of the message.
-      stop: byte after its end.
-      message: its declaration.
+      stop: byte after the message.
+      message: declaration of the message.
       left: number of fields still allowed.
 
     Returns:
-      `left` minus the fields of this message.
+      The remaining number of fields.
 
     Raises:
-      ValueError: If there are more fields, one reaches beyond its message, or one is of an unknown type.
+      ValueError: If there are more fields, or a field extends beyond its message or has an unknown type.
     """
     while start < stop:
         tag_start = start
@@ -120,11 +120,11 @@ def _count_fields(data: mmap.mmap, start: int, stop: int, message: Descriptor, l
                 # A run of equal tags, such as unpacked weights, counts once.
                 end = start + 4 if start > tag_start + 1 else _end_of_run(data, tag_start, stop)
             case _:
-                raise ValueError(f"is damaged: field {number} at byte {tag_start} has the unknown type {wire_type}")
+                raise ValueError(f"is damaged: field {number} at byte {tag_start} has unknown wire type {wire_type}")
         if end > stop:
-            raise ValueError(f"is cut off or damaged: field {number} at byte {tag_start} reaches beyond its message")
+            raise ValueError(f"is cut off or damaged: field {number} at byte {tag_start} extends beyond its message")
         if left < 0:
-            raise ValueError(f"has more than {_MAX_FIELDS} fields, more than any network read here")
+            raise ValueError(f"has more than {_MAX_FIELDS} fields, which is more than any supported network has")
         if wire_type == 2 and field is not None and field.message_type is not None:
             left = _count_fields(data, start, end, field.message_type, left)
         start = end
@@ -133,7 +133,7 @@ def _count_fields(data: mmap.mmap, start: int, stop: int, message: Descriptor, l
 
 def _end_of_run(data: mmap.mmap, start: int, stop: int) -> int:
     """Return the end of the run of 5-byte fields that share the tag at `start`."""
-    end, step = start + 5, 64  # growing steps: many short runs must not scan the rest of the file each
+    end, step = start + 5, 64  # growing steps, so that many short runs do not each scan the rest of the file
     while end + 5 <= stop:
         tags = data[end : min(end + 5 * step, stop - 4) : 5]
         num_same = len(tags) - len(tags.lstrip(data[start : start + 1]))
@@ -145,7 +145,7 @@ def _end_of_run(data: mmap.mmap, start: int, stop: int) -> int:
 
 
 def _varint(data: mmap.mmap, start: int, stop: int) -> tuple[int, int]:
-    """Return the number at `start` and the byte after it."""
+    """Return the varint at `start` and the position after it."""
     value = 0
     for position in range(start, min(start + 10, stop)):
         byte = data[position]

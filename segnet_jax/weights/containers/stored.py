@@ -1,4 +1,4 @@
-"""Tensors in a file, whose names and shapes are compared with a network's before any numbers are read."""
+"""Tensors in a file, whose names and shapes are checked before any data are read."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -19,15 +19,15 @@ class StoredTensor:
 def misfits(
     tensors: Mapping[str, StoredTensor], needed: Mapping[str, tuple[int, ...]], unused: Collection[str] = ()
 ) -> str:
-    """Compare a file with a table of names and shapes, in both directions.
+    """Compare the tensors in a file with a table of names and shapes.
 
     Args:
       tensors: all tensors in the file.
       needed: names that the file must contain, and their shapes.
-      unused: names of further tensors that the file may contain.
+      unused: names of other tensors that the file may contain.
 
     Returns:
-      How many and which tensors are missing, unknown or have the wrong shape; empty if the file fits.
+      Text that counts and names missing, unknown and misshapen tensors; empty if the file fits.
     """
     missing = [name for name in needed if name not in tensors]
     unknown = sorted(tensors.keys() - set(unused) - needed.keys())
@@ -41,15 +41,15 @@ def misfits(
 
 
 def read_numbers(name: str, tensor: StoredTensor) -> np.ndarray:
-    """Return a tensor as float32.
+    """Read a tensor as float32.
 
     Raises:
-      ValueError: If a number is not finite, or the tensor is not of a floating-point type.
+      ValueError: If a number is not finite, or the tensor does not have a floating-point type.
     """
     stored = tensor.read()
     if stored.dtype.kind != "f":
-        raise ValueError(f"tensor {name} has type {stored.dtype}, but weights are floating-point numbers")
-    with np.errstate(over="ignore", invalid="ignore"):  # beyond float32's range is infinite, which is refused below
+        raise ValueError(f"tensor {name} has type {stored.dtype}, but weights must be floating-point numbers")
+    with np.errstate(over="ignore", invalid="ignore"):  # values out of float32's range become infinite: see below
         values = np.ascontiguousarray(stored, np.float32)
     if num_bad := values.size - np.count_nonzero(np.isfinite(values)):
         raise ValueError(f"tensor {name} has {num_bad} numbers that are not finite (NaN or infinite)")
@@ -57,5 +57,5 @@ def read_numbers(name: str, tensor: StoredTensor) -> np.ndarray:
 
 
 def shape_text(shape: tuple[int, ...]) -> str:
-    """Return a shape as "3x3x64x64"."""
+    """Format a shape as "3x3x64x64"."""
     return "x".join(map(str, shape)) or "scalar"

@@ -1,7 +1,7 @@
-"""Caffe's `.caffemodel`: the layers of a network with their weights, read without Caffe.
+"""Read a network's layers and weights from a `.caffemodel`, without Caffe.
 
 A NetParameter has layers; a layer has a name, a type and blobs; a blob has a shape and numbers. The field numbers are
-those of BVLC Caffe's `caffe.proto`. The VGG authors' kernels are [out,in,3,3], trained on BGR images minus their mean.
+those of BVLC Caffe's `caffe.proto`. The VGG authors' kernels are [out,in,3,3], for BGR images minus ImageNet's mean.
 """
 
 from collections.abc import Iterable
@@ -19,14 +19,14 @@ _BLOB = {axis: (number, "int32") for number, axis in enumerate(_LEGACY_AXES, sta
 _MESSAGES = message_classes(
     "caffe",
     {
-        "Net": {"layers": (2, "repeated LayerOf2014"), "layer": (100, "repeated Layer")},
-        "LayerOf2014": {"name": (4, "bytes"), "type": (5, "int32"), "blobs": (6, "repeated Blob")},
+        "Net": {"layers": (2, "repeated V1Layer"), "layer": (100, "repeated Layer")},
+        "V1Layer": {"name": (4, "bytes"), "type": (5, "int32"), "blobs": (6, "repeated Blob")},
         "Layer": {"name": (1, "bytes"), "type": (2, "bytes"), "blobs": (7, "repeated Blob")},
         "Blob": _BLOB | {"data": (5, "repeated float"), "shape": (7, "Shape")},
         "Shape": {"dim": (1, "repeated int64")},
     },
 )
-_TYPES_OF_2014 = {4: "Convolution", 6: "Dropout"}
+_V1_TYPES = {4: "Convolution", 6: "Dropout"}  # of V1LayerParameter, used until 2014
 
 UNUSED = {f"{layer}/{blob}" for layer in ("fc6", "fc7", "fc8") for blob in (0, 1)}
 
@@ -37,8 +37,8 @@ class Layer:
 
     Attributes:
       name: name of the layer.
-      kind: such as "Convolution"; empty for most types of the format of 2014.
-      blobs: its tensors in order.
+      kind: type such as "Convolution"; empty for most types in the 2014 format.
+      blobs: the layer's tensors.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Layer:
 
 
 def table(encoder: str) -> Table:
-    """Map "LAYER/BLOB" to parts of the network; Caffe's layers have the names used here."""
+    """Map "LAYER/BLOB" to parts of the network, whose layers have the same names as in Caffe."""
     entries: Table = {}
     for conv in conv_channels(encoder):
         entries[f"{conv}/0"] = (conv, "kernel")
@@ -56,21 +56,21 @@ def table(encoder: str) -> Table:
 
 
 def read(path: Path, encoder: str) -> VGG:
-    """Read a VGG from a `.caffemodel` of either format."""
+    """Read a VGG from a `.caffemodel` with V1 or current layers."""
     tensors = tensors_of(read_layers(path))
     convs = assemble(tensors, encoder, table, unused=UNUSED, layout="OIHW", channel_order="BGR")
     return VGG(encoder, convs, CAFFE)
 
 
 def read_layers(path: Path) -> list[Layer]:
-    """Return the layers of a `.caffemodel`, first of the 2014 format (`layers`), then of the current one (`layer`).
+    """Return the layers of a `.caffemodel`: those in the 2014 format (`layers`), then those in the current (`layer`).
 
     Raises:
-      ValueError: If the file is damaged, or has more fields than any network.
+      ValueError: If the file is damaged or too large.
     """
     net = parse(path, _MESSAGES["Net"])
-    of_2014 = [(layer, _TYPES_OF_2014.get(layer.type, "")) for layer in net.layers]
-    layers = of_2014 + [(layer, text(layer.type)) for layer in net.layer]
+    v1_layers = [(layer, _V1_TYPES.get(layer.type, "")) for layer in net.layers]
+    layers = v1_layers + [(layer, text(layer.type)) for layer in net.layer]
     return [Layer(text(layer.name), kind, tuple(map(_stored, layer.blobs))) for layer, kind in layers]
 
 
@@ -93,5 +93,5 @@ def _stored(blob) -> StoredTensor:
         shape = tuple(blob.shape.dim)
     else:
         shape = tuple(getattr(blob, axis) for axis in _LEGACY_AXES)
-        shape = shape[3:] if shape[:3] == (1, 1, 1) else shape  # vectors had four axes too
+        shape = shape[3:] if shape[:3] == (1, 1, 1) else shape  # vectors also had four axes
     return StoredTensor(shape, partial(floats, blob.data, shape))

@@ -1,6 +1,6 @@
-"""Keras' files: `.h5` of Keras 1 and 2, `.weights.h5` and `.keras` of Keras 3.
+"""Weight files of Keras: `.h5` of Keras 1, 2 and 3, `.weights.h5` and `.keras` of Keras 3.
 
-Kernels are [3,3,in,out] as here. The weights are assumed to be the VGG authors', or trained from them with Keras' own
+Kernels are [3,3,in,out] as here. The weights are assumed to be the VGG authors', or fine-tuned from those with Keras'
 `vgg16.preprocess_input`: for BGR images minus their mean.
 """
 
@@ -17,7 +17,7 @@ from segnet_jax.weights.containers.stored import StoredTensor
 from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 
 ARCHIVED = "model.weights.h5"
-"""The member of a `.keras` archive that contains the weights."""
+"""Member of a `.keras` archive that contains the weights."""
 
 _SPELLINGS = (  # paths of a layer's kernel and bias
     ("{0}/{0}_W_1:0", "{0}/{0}_b_1:0"),  # the published files, written by Keras 1
@@ -25,13 +25,13 @@ _SPELLINGS = (  # paths of a layer's kernel and bias
     ("{0}/kernel:0", "{0}/bias:0"),
     ("{0}/{0}/kernel", "{0}/{0}/bias"),  # Keras 3, `save("NAME.h5")`
 )
-_WHOLE_MODEL = "model_weights/"  # before the names in a file of `save("NAME.h5")`
+_WHOLE_MODEL = "model_weights/"  # prefix of the names in a file written by `save("NAME.h5")`
 _CLASSIFIER = ("fc1", "fc2", "predictions")
 _KERAS3_FIRST = re.compile(r"(?P<model>(?:.*/)?)conv2d/vars/0")
 
 
 def table(encoder: str, spelling: tuple[str, str]) -> Table:
-    """Map the paths in an `.h5` file of any Keras to parts of the network: block1_conv2 becomes conv1_2."""
+    """Map the paths in an `.h5` file of Keras 1, 2 or 3 to parts of the network: block1_conv2 becomes conv1_2."""
     kernel, bias = spelling
     entries: Table = {}
     for conv in conv_channels(encoder):
@@ -42,11 +42,11 @@ def table(encoder: str, spelling: tuple[str, str]) -> Table:
 
 
 def table3(encoder: str, model: str) -> Table:
-    """Map the paths in a file of Keras 3 to parts of the network: layers are numbered by class, conv2d, conv2d_1, ...
+    """Map the paths in a Keras 3 file to parts of the network; convolutions are numbered conv2d, conv2d_1, ...
 
     Args:
       encoder: "vgg16" or "vgg19".
-      model: path of the group with the layers, such as "layers/functional/layers/".
+      model: path of the group that contains the layers, such as "layers/functional/layers/".
     """
     entries: Table = {}
     for index, conv in enumerate(conv_channels(encoder)):
@@ -57,7 +57,7 @@ def table3(encoder: str, model: str) -> Table:
 
 
 def read(path: Path, encoder: str) -> VGG:
-    """Read an HDF5 file of any Keras, with or without the classifier."""
+    """Read an HDF5 file of any Keras version, with or without the classifier."""
     with open(path, "rb") as file:
         return _read(file, encoder)
 
@@ -65,7 +65,7 @@ def read(path: Path, encoder: str) -> VGG:
 def read_archive(path: Path, encoder: str) -> VGG:
     """Read a `.keras` archive; its model configuration is ignored, and none of its code is run."""
     with zipfile.ZipFile(path) as archive:
-        if archive.getinfo(ARCHIVED).compress_type != zipfile.ZIP_STORED:  # so it is no larger than the file
+        if archive.getinfo(ARCHIVED).compress_type != zipfile.ZIP_STORED:  # a stored member is no larger than the file
             raise ValueError(f"{ARCHIVED} is compressed, which Keras does not do; save the model again")
         return _read(io.BytesIO(archive.read(ARCHIVED)), encoder)
 
@@ -74,11 +74,11 @@ def _read(file: BinaryIO, encoder: str) -> VGG:
     tensors = read_arrays(file)
     if models := _keras3_models(tensors):
         if len(models) > 1:
-            raise ValueError(f"contains {len(models)} networks that begin with an image: {', '.join(models[:5])}")
+            raise ValueError(f"must contain one network with image input, got {len(models)}: {', '.join(models[:5])}")
         unused = tensors.keys() - table3(encoder, models[0]).keys()
         entries = (encoder, lambda name: table3(name, models[0]))
     else:
-        if any(name.startswith(_WHOLE_MODEL) for name in tensors):  # the rest is the optimizer's
+        if any(name.startswith(_WHOLE_MODEL) for name in tensors):  # the rest belongs to the optimizer
             model = (name for name in tensors if name.startswith(_WHOLE_MODEL))
             tensors = {name.removeprefix(_WHOLE_MODEL): tensors[name] for name in model}
         spelling = next((pair for pair in _SPELLINGS if pair[0].format("block1_conv1") in tensors), _SPELLINGS[0])
@@ -89,6 +89,6 @@ def _read(file: BinaryIO, encoder: str) -> VGG:
 
 
 def _keras3_models(tensors: Mapping[str, StoredTensor]) -> list[str]:
-    """Return the groups of a Keras 3 file whose first convolution sees three channels."""
+    """Return the groups of a Keras 3 file whose first convolution has three input channels."""
     found = ((match["model"], tensors[name]) for name in tensors if (match := _KERAS3_FIRST.fullmatch(name)))
     return [model for model, kernel in found if kernel.shape[2:3] == (3,)]

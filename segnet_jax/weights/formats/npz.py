@@ -1,7 +1,7 @@
-"""Our own names, in an `.npz` file: `conv1_1/kernel`, `conv1_1/bias`, `preprocessing/mean`, `preprocessing/std`.
+"""VGGs in `.npz` files, under our names: `conv1_1/kernel`, `conv1_1/bias`, `preprocessing/mean`, `preprocessing/std`.
 
-Kernels are [3,3,in,out] for RGB input; mean and std have three numbers, RGB, 0..255. A VGG with BatchNorm has
-`conv1_1_bn/scale`, `/bias`, `/mean`, `/var` too, and `batch_norm_epsilon`.
+Kernels are [3,3,in,out] for RGB input; mean and std have three numbers, RGB, 0..255. A VGG with BatchNorm also has
+`conv1_1_bn/scale`, `/bias`, `/mean`, `/var`, and `batch_norm_epsilon`.
 """
 
 import io
@@ -26,11 +26,11 @@ from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 _MEAN, _STD, _EPSILON = "preprocessing/mean", "preprocessing/std", "batch_norm_epsilon"
 
 _MAX_HEADER = 1000
-"""Bytes of a `.npy` header, which numpy parses as a Python literal: too few to nest deeply. A tensor's has some 120."""
+"""Maximum bytes of a `.npy` header, which numpy parses as a Python literal; too few for deep nesting. 120 are usual."""
 
 
 def table(encoder: str, batch_norm: bool) -> Table:
-    """Map our own names to the network."""
+    """Map our names to parts of the network."""
     entries: Table = {}
     for conv in conv_channels(encoder):
         entries[f"{conv}/kernel"] = (conv, "kernel")
@@ -44,7 +44,7 @@ def table(encoder: str, batch_norm: bool) -> Table:
 
 
 def read_own_names(tensors: Mapping[str, StoredTensor], encoder: str) -> VGG:
-    """Build a VGG from tensors that have our names.
+    """Build a VGG from tensors under our names.
 
     Raises:
       ValueError: If the tensors do not fit the table.
@@ -65,15 +65,15 @@ def read_own_names(tensors: Mapping[str, StoredTensor], encoder: str) -> VGG:
     )
     mean, std = (tuple(float(value) for value in tensors[name].read()) for name in (_MEAN, _STD))
     if not (np.isfinite(mean).all() and np.isfinite(std).all() and min(std) > 0):
-        raise ValueError(f"has the preprocessing mean {mean} and std {std}; they must be finite, std above 0")
+        raise ValueError(f"has the preprocessing mean {mean} and std {std}; both must be finite, and std above 0")
     epsilon = float(tensors[_EPSILON].read()) if batch_norm else None
     if epsilon is not None and not 0 < epsilon <= 1:
-        raise ValueError(f"has the {_EPSILON} {epsilon}; it must be above 0 and at most 1")
+        raise ValueError(f"has {_EPSILON} {epsilon}; it must be above 0 and at most 1")
     return VGG(encoder, convs, Preprocessing(mean, std), epsilon)
 
 
 def read(path: Path, encoder: str) -> VGG:
-    """Read an `.npz` file; headers are checked before any data is read, and pickled arrays are refused."""
+    """Read an `.npz` file; headers are checked before any data is read, and pickled arrays are rejected."""
     check_zip(path)
     with zipfile.ZipFile(path) as archive:
         members = [name for name in archive.namelist() if name.endswith(".npy")]
@@ -88,7 +88,7 @@ def is_own_npz(head: bytes) -> bool:
 
 
 def save_npz(path: Path, vgg: VGG) -> None:
-    """Write a VGG under our names, atomically.
+    """Write a VGG to an `.npz` file atomically.
 
     Raises:
       UserError: If the file cannot be written.
@@ -110,14 +110,14 @@ def save_npz(path: Path, vgg: VGG) -> None:
 
 
 def _stored(archive: zipfile.ZipFile, member: str) -> StoredTensor:
-    """Return an array after checking its member's length against its header, so its size is known before unpacking."""
+    """Return an array to be read later, after checking that the size of its member matches its header."""
     with archive.open(member) as file:
         shape, dtype = _read_header(file, member)
         start = file.tell()
-    if dtype.kind != "f":  # objects among them, which would be pickles
-        raise ValueError(f"{member} has type {dtype}, but weights are floating-point numbers")
+    if dtype.kind != "f":  # such as objects, which would be pickled
+        raise ValueError(f"{member} has type {dtype}, but weights must be floating-point numbers")
     if archive.getinfo(member).file_size != start + math.prod(shape) * dtype.itemsize:
-        raise ValueError(f"{member} has the shape {shape} and another number of bytes")
+        raise ValueError(f"{member} does not have the number of bytes that its shape {shape} needs")
 
     def read_array() -> np.ndarray:
         with archive.open(member) as file:
@@ -127,14 +127,14 @@ def _stored(archive: zipfile.ZipFile, member: str) -> StoredTensor:
 
 
 def _read_header(file: BinaryIO, member: str) -> tuple[tuple[int, ...], np.dtype]:
-    """Read a `.npy` header and leave the file at the first number."""
+    """Read a `.npy` header, leaving the file at the first number."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about types and headers of Python 2
+            warnings.simplefilter("ignore")  # numpy warns about types and headers of Python 2
             read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}[npy.read_magic(file)]
             shape, _, dtype = read(file, max_header_size=_MAX_HEADER)
     except (ValueError, KeyError, TypeError, SyntaxError, RecursionError, MemoryError, tokenize.TokenError) as error:
-        raise ValueError(f"{member} has no header as numpy writes it for an array: {error}") from None
+        raise ValueError(f"{member} has no valid .npy header: {error}") from None
     if any(size < 0 for size in shape):
-        raise ValueError(f"{member} has the impossible shape {shape}")
+        raise ValueError(f"{member} has the invalid shape {shape}")
     return shape, dtype

@@ -1,7 +1,7 @@
-"""VGGs in ONNX files: networks that begin with the convolutions of a VGG, with any tensor names.
+"""Read VGGs from ONNX files, whatever their tensor names.
 
-The graph is followed from its input through convolutions, biases, BatchNorm, ReLU and max pooling. What follows the
-last convolution of the VGG does not matter. Kernels are [out,in,3,3].
+The graph is followed from its input through convolutions, biases, BatchNorm, ReLU and max pooling. Everything after the
+VGG's last convolution is ignored. Kernels are [out,in,3,3].
 """
 
 from collections.abc import Iterator
@@ -28,12 +28,12 @@ _BATCH_NORM_PARTS = ("scale", "bias", "mean", "var")  # the order of the operand
 
 
 class _End(Exception):
-    """Raised at the end of a VGG's chain; the message names what ends it."""
+    """Raised at the end of a chain; the message describes the node that ends it."""
 
 
 @dataclass
 class _Conv:
-    """A convolution and what directly follows it."""
+    """A convolution and the operations that directly follow it."""
 
     node: Node
     kernel: StoredTensor
@@ -46,12 +46,12 @@ class _Conv:
 
 @dataclass
 class _Chain:
-    """The convolutions found along the graph from one input.
+    """The chain of convolutions that follows an input of the graph.
 
     Attributes:
-      convs: convolutions in order.
       scaling: image scaling before the first convolution.
-      end: what ends the chain.
+      convs: the convolutions.
+      end: description of what ends the chain.
     """
 
     scaling: InputScaling
@@ -65,15 +65,15 @@ def read(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -
     Args:
       path: the file.
       encoder: "vgg16" or "vgg19".
-      preprocessing: preprocessing of the training images, if known; CAFFE means BGR. Otherwise it must follow
-        from the graph's own preprocessing, or the weights must be the published ones.
+      preprocessing: preprocessing of the training images; CAFFE means BGR. If None, it is inferred from the graph
+        unless the weights are the published ones.
 
     Raises:
       ValueError: If the file is damaged, does not begin with this encoder, or its preprocessing is unknown.
     """
     graph = read_graph(path)
     if not 1 <= len(graph.inputs) <= _MAX_INPUTS:
-        raise ValueError(f"has {len(graph.inputs)} inputs; a network with a VGG has at least one, for images")
+        raise ValueError(f"has {len(graph.inputs)} inputs, but must have 1 to {_MAX_INPUTS}")
     chain = max((_follow(graph, name) for name in graph.inputs), key=lambda chain: len(chain.convs))
     _check_is_vgg(chain, encoder)
     tensors, batch_norm, epsilon = _tensors(chain, encoder)
@@ -92,7 +92,7 @@ def read(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -
 
 
 def _follow(graph: Graph, name: str) -> _Chain:
-    """Collect the convolutions that follow an input, up to the first node that no VGG has."""
+    """Collect the convolutions that follow an input, up to the first node that is not part of a VGG."""
     chain = _Chain(InputScaling(channels_last=_begins_channels_last(graph, name)))
     try:
         for node, operand in _walk(graph, name):
@@ -132,7 +132,7 @@ def _begins_channels_last(graph: Graph, name: str) -> bool:
 
 
 def _before(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
-    """Add a node before the first convolution to the chain."""
+    """Process a node before the first convolution."""
     if node.op == "Transpose":
         _transpose(chain, node)
     elif node.op not in _NEUTRAL:
@@ -141,9 +141,9 @@ def _before(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
 
 
 def _after(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
-    """Add a convolution or a node after one to the chain."""
+    """Process a convolution or a node after one."""
     if chain.scaling.channels_last and node.op in ("Conv", "MaxPool", "BatchNormalization"):
-        raise _End(f"{node} of maps that were transposed to channels last")
+        raise _End(f"{node} on channels-last maps")
     if node.op == "Conv":
         if chain.convs and not chain.convs[-1].active:
             raise _End(f"{node} without a ReLU before it")
@@ -160,7 +160,7 @@ def _after(chain: _Chain, graph: Graph, node: Node, operand: str) -> None:
             conv.epsilon = node.attributes.get("epsilon", _BATCH_NORM_EPSILON)
         case "Relu":
             conv.active = True
-        case "Clip" if _least(graph, node) == 0:
+        case "Clip" if _lower_bound(graph, node) == 0:
             conv.active = True
         case "MaxPool" if conv.active and not conv.pooled and _is_vgg_pooling(node):
             conv.pooled = True
@@ -177,7 +177,7 @@ def _constant(graph: Graph, node: Node, name: str) -> StoredTensor:
 
 
 def _transpose(chain: _Chain, node: Node) -> None:
-    """Follow a transposition, which must be from or to channels last."""
+    """Process a transposition, which must be from or to channels last."""
     if (order := node.attributes.get("perm")) not in (_TO_NCHW, _TO_NHWC):
         raise _End(f"{node} with the permutation {order}")
     chain.scaling.channels_last = order == _TO_NHWC
@@ -197,7 +197,7 @@ def _convolution(graph: Graph, node: Node, operand: str) -> _Conv:
 
 
 def _least(graph: Graph, node: Node) -> float | None:
-    """Return the lower limit of a Clip, or None if it has none."""
+    """Return the lower limit of a Clip, or None without a limit."""
     if len(node.inputs) < 2:
         return node.attributes.get("min")
     return float(_constant(graph, node, node.inputs[1]).read().reshape(())) if node.inputs[1] else None
@@ -210,7 +210,7 @@ def _is_vgg_pooling(node: Node) -> bool:
 
 
 def _check_is_vgg(chain: _Chain, encoder: str) -> None:
-    """Raise ValueError with the first difference between a chain and an encoder."""
+    """Raise ValueError with the first difference if a chain is not the encoder."""
     if (difference := _difference(chain, encoder)) is None:
         return
     for other in ENCODERS:
@@ -235,7 +235,7 @@ def _difference(chain: _Chain, encoder: str) -> str | None:
 
 
 def _tensors(chain: _Chain, encoder: str) -> tuple[dict[str, StoredTensor], bool, float | None]:
-    """Return our name -> tensor, whether there is BatchNorm, and its epsilon."""
+    """Return the tensors by our names, whether there is BatchNorm, and BatchNorm's epsilon."""
     tensors: dict[str, StoredTensor] = {}
     convs = dict(zip(conv_channels(encoder), chain.convs, strict=False))
     for name, conv in convs.items():

@@ -8,14 +8,14 @@ import numpy as np
 from segnet_jax.weights.vgg import VGG, ConvWeights
 
 _IMAGENET = {"vgg16": "d9a27cc1fc7f975ef8cff49180e794ccd7c4bc868ebb49740803b3bbaa8dbefd"}
-"""Encoder -> `checksum` of the VGG authors' ImageNet weights, which Keras ships: the sum over the 26 tensors of an
-independent copy that was compared with printed values of the authors' network."""
+"""Encoder -> `checksum` of the VGG authors' ImageNet weights, which Keras distributes: computed from an independent
+copy of the 26 tensors, which was compared with printed values of the authors' network."""
 
 
 def checksum(convs: Mapping[str, ConvWeights]) -> str:
     """Return the SHA-256 of the kernel and bias of each convolution, in order, as float32.
 
-    Kernels are HWIO; the first convolution's is for BGR input.
+    Kernels are hashed as HWIO, the first one for BGR input.
     """
     digest = hashlib.sha256()
     for conv, weights in convs.items():
@@ -26,14 +26,14 @@ def checksum(convs: Mapping[str, ConvWeights]) -> str:
 
 
 def is_published(convs: Mapping[str, ConvWeights], encoder: str) -> bool:
-    """Return whether these are the VGG authors' ImageNet weights to the last bit."""
+    """Return whether the weights are bit-identical to the VGG authors' ImageNet weights."""
     plain = all(weights.batch_norm is None for weights in convs.values())
     return plain and encoder in _IMAGENET and checksum(convs) == _IMAGENET[encoder]
 
 
 def describe(vgg: VGG) -> str:
-    """Return a line for the log that names the weights and the preprocessing that they expect."""
+    """Describe the weights, and the preprocessing that they expect, in a line for the log."""
     name = vgg.encoder.upper().replace("VGG", "VGG-") + (" with BatchNorm" if vgg.batch_norm_epsilon else "")
     known = f"ImageNet {name}, verified" if is_published(vgg.convs, vgg.encoder) else name
     mean, std = (" ".join(f"{value:g}" for value in values) for values in vars(vgg.preprocessing).values())
-    return f"{known}; expects RGB images of mean {mean} and deviation {std}"
+    return f"{known}; expects RGB images normalized by mean {mean} and standard deviation {std}"

@@ -1,4 +1,4 @@
-"""`.safetensors` files, with torchvision's names (timm's `vgg16.tv_in1k` among them) or with our own."""
+"""VGGs in `.safetensors` files, under our names or torchvision's, which timm's `vgg16.tv_in1k` also uses."""
 
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from segnet_jax.weights.vgg import VGG
 
 
 def read(path: Path, encoder: str) -> VGG:
-    """Read a `.safetensors` file; its header is checked completely before any tensor is read."""
+    """Read a `.safetensors` file; the whole header is checked before any tensor is read."""
     with open_checked(path) as file:
         tensors = {name: _stored(file, name) for name in file.keys()}  # noqa: SIM118  not a dictionary
         if "conv1_1/kernel" in tensors:

@@ -1,8 +1,8 @@
-"""torchvision's VGG files, `.pth`, in both formats of torch.save; read without torch and without running code.
+"""torchvision's VGG files, `.pth`, in both formats of torch.save, read without torch and without running code.
 
-Since torch 1.6 the file is a zip with a pickle and one member per storage. Before, it was five pickles in a row, the
-fourth with the tensors and the fifth with the storages' keys, followed by the storages: length (int64) and bytes.
-Kernels are [out,in,3,3], trained on RGB images.
+Since torch 1.6 the file is a zip with a pickle and one member per storage. Before, it was five pickles, of which the
+fourth describes the tensors and the fifth lists the storage keys, then the length (int64) and bytes of each storage.
+Kernels are [out,in,3,3], for RGB images.
 """
 
 import io
@@ -27,18 +27,18 @@ LEGACY_SIGNATURE = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickle of 
 BATCH_NORM_EPSILON = 1e-5
 
 OXFORD = Preprocessing(mean=(0.48235 * 255, 0.45882 * 255, 0.40784 * 255), std=(1.0, 1.0, 1.0))
-"""For the VGG authors' weights converted to RGB, torchvision's `vgg16_features-amdegroot-88682ab5.pth`."""
+"""Preprocessing of the VGG authors' weights converted to RGB, torchvision's `vgg16_features-amdegroot-88682ab5.pth`."""
 
-UNUSED = {  # the classifier in torchvision and in timm, and BatchNorm's counters of batches
+UNUSED = {  # the classifier in torchvision and in timm, and BatchNorm's batch counters
     f"{layer}.{part}"
     for layer in ("classifier.0", "classifier.3", "classifier.6", "pre_logits.fc1", "pre_logits.fc2", "head.fc")
     for part in ("weight", "bias")
 } | {f"features.{index}.num_batches_tracked" for index in range(53)}
-_PICKLE_BYTES = 1 << 20  # a VGG's has about ten thousand
+_PICKLE_BYTES = 1 << 20  # a VGG's pickle has about ten thousand
 
 
 def table(encoder: str, batch_norm: bool) -> Table:
-    """Map torchvision's names to the network; `features` numbers convolutions, BatchNorms, ReLUs and poolings."""
+    """Map torchvision's names to parts of the network; `features` counts all layers, including ReLU and pooling."""
     entries: Table = {}
     index = 0
     for stage, (_, num_convolutions) in enumerate(ENCODERS[encoder], start=1):
@@ -58,7 +58,7 @@ def table(encoder: str, batch_norm: bool) -> Table:
 
 
 def read_torchvision_names(tensors: dict[str, StoredTensor], encoder: str, preprocessing: Preprocessing) -> VGG:
-    """Build a VGG, with or without BatchNorm, from tensors that have torchvision's names.
+    """Build a VGG, with or without BatchNorm, from tensors under torchvision's names.
 
     Raises:
       ValueError: If the tensors do not fit the table.
@@ -78,7 +78,7 @@ def read_torchvision_names(tensors: dict[str, StoredTensor], encoder: str, prepr
 
 
 def read(path: Path, encoder: str) -> VGG:
-    """Read a `.pth` of either format."""
+    """Read a `.pth` file in either format."""
     preprocessing = OXFORD if "amdegroot" in Path(path).name else TORCH
     with open(path, "rb") as file:
         is_zip = file.read(4) == b"PK\x03\x04"
@@ -90,13 +90,13 @@ def read(path: Path, encoder: str) -> VGG:
 
 
 def _zip_tensors(archive: zipfile.ZipFile) -> dict[str, StoredTensor]:
-    """Return the tensors of the format that torch has written since 1.6."""
+    """Return the tensors of a file in the zip format, which torch has written since 1.6."""
     members = {info.filename: info for info in archive.infolist()}
     if len(members) != len(archive.infolist()):
         raise ValueError("contains a member twice")
     pickles = [name for name in members if name.split("/")[-1] == "data.pkl"]
     if len(pickles) != 1:
-        raise ValueError(f"contains {len(pickles)} members data.pkl; a torch file has one")
+        raise ValueError(f"contains {len(pickles)} members named data.pkl; a torch file has one")
     root = pickles[0].removesuffix("data.pkl")
     if f"{root}byteorder" in members and _read_some(archive, f"{root}byteorder", 16) != b"little":
         raise ValueError("was written on a big-endian machine; save it on a little-endian one")
@@ -112,7 +112,7 @@ def _zip_tensors(archive: zipfile.ZipFile) -> dict[str, StoredTensor]:
 
 
 def _legacy_tensors(path: Path) -> dict[str, StoredTensor]:
-    """Return the tensors of the older format, five pickles in a row."""
+    """Return the tensors of a file in the older format, five pickles in a row."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         pickles = io.BytesIO(file.read(5 * _PICKLE_BYTES))
@@ -143,7 +143,7 @@ def _legacy_tensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def _read_some(archive: zipfile.ZipFile, member: str, count: int, start: int = 0) -> bytes:
-    """Read up to `count` bytes; zipfile verifies the CRC of a member that is read from beginning to end."""
+    """Read up to `count` bytes; zipfile verifies the CRC of a member only if it is read completely."""
     with archive.open(member) as file:
         if start:
             file.seek(start)
