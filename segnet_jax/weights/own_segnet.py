@@ -112,9 +112,9 @@ def read(path: Path) -> OwnSegNet:
         for name in file.keys():  # noqa: SIM118, not a dictionary
             stored = StoredTensor(tuple(file.get_slice(name).get_shape()), lambda name=name: file.get_tensor(name))
             layer, _, kind = name.rpartition(".")
-            if (kind, len(stored.shape)) not in _PLACES:
+            if (kind, len(stored.shape)) not in _FLAX_NAMES:
                 raise ValueError(f"contains the tensor {name} with {len(stored.shape)} axes, which no SegNet has")
-            collection, part = _PLACES[kind, len(stored.shape)]
+            collection, part = _FLAX_NAMES[kind, len(stored.shape)]
             values = read_numbers(name, stored)
             if values.ndim == 4:
                 values = np.ascontiguousarray(values.transpose(2, 3, 1, 0))

@@ -196,7 +196,7 @@ def _convolution(graph: Graph, node: Node, operand: str) -> _Conv:
     return _Conv(node, kernel, biases)
 
 
-def _least(graph: Graph, node: Node) -> float | None:
+def _lower_bound(graph: Graph, node: Node) -> float | None:
     """Return the lower limit of a Clip, or None without a limit."""
     if len(node.inputs) < 2:
         return node.attributes.get("min")
