@@ -92,7 +92,7 @@ def _is_evaluation(value: Any, num_classes: int) -> bool:
         return True
     rows = value["confusion"]
     shape = len(rows), *{len(row) for row in rows}  # the second is that of several classes per pixel
-    has_shape = shape in ((num_classes, num_classes), (num_classes + 1, num_classes + 2))
+    has_shape = num_classes > 0 and shape in ((num_classes, num_classes), (num_classes + 1, num_classes + 2))
     return _is_integer(value["step"]) and has_shape and all(_is_integer(each) for row in rows for each in row)
 
 
