@@ -193,8 +193,8 @@ def _winograd_pays(x, kernel):
 def _correlate(size, x, y):
     """Sum x[b,h+i-r,w+j-r,c] * y[b,h,w,d] over the pixels, with r = size // 2: [size,size,C,D].
 
-    This sums over blocks of rows that fit in the cache. XLA instead convolves with a kernel as large as the image, which
-    it reads from main memory again for every few outputs.
+    This sums over blocks of rows that fit in the cache. XLA instead convolves with a kernel as large as the image, and
+    reads it from main memory again for every few outputs.
     """
     batch, height, width, _ = y.shape
     radius = size // 2
