@@ -17,6 +17,7 @@ from segnet_jax.runs.callbacks import Callback, EvaluationResult
 from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.run_folder import RESULT_FILE, read_result
 from segnet_jax.system import confined, logs
+from segnet_jax.system.bucket_address import remember_named
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.nearest import nearest_hint
 from segnet_jax.training.losses import Loss
@@ -139,6 +140,8 @@ def train(
         raise UserError("a Config already contains the settings of its protocol: pass either config or protocol")
     if isinstance(config, str | pathlib.Path):
         settings |= {"config": str(config)}
+    if isinstance(config, Config):
+        remember_named((config.data, config.init))
     settings |= {name: each for name, each in (("loss", loss), ("optimizer", optimizer)) if isinstance(each, str)}
     if callable(function := settings.get("augment")):
         settings["augment"] = f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"

@@ -35,7 +35,7 @@ from segnet_jax.runs.result import by_statistics, recipe, recompute_statistics, 
 from segnet_jax.system.callable_module import make_callable
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
-from segnet_jax.system.errors import UserError
+from segnet_jax.system.errors import DiskFull, UserError, is_disk_full
 from segnet_jax.system.files import atomic_write_json, atomic_write_text, check_distinct, check_place, write_result
 from segnet_jax.training.devices import start_devices
 from segnet_jax.training.network_source import is_exported, local_folder, read_network_config
@@ -134,9 +134,8 @@ def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = NO_OBJECTS) -> 
     """Evaluate a run, print the score table, write the requested files, and return the content of `--json`.
 
     Raises:
-      UserError: If the run or split does not exist, the dataset's classes differ from the run's, or a file cannot be
-        written.
-      OutOfMemory: If a batch does not fit into memory.
+      UserError: If the run or split does not exist, the dataset's classes differ, or a file cannot be written.
+      DiskFull, OutOfMemory: If a disk is full, or a batch does not fit into memory.
     """
     check_place("json", options.json)
     check_place("csv", options.csv, is_ours=is_image_scores)
@@ -180,7 +179,8 @@ def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = NO_OBJECTS) -> 
             how = {"step": about["step"], "split": options.split, "masks_only": options.masks_only}
             echo(f"wrote {draw_pictures(options.pictures, pictures, classes, **how)}")
     except OSError as error:  # for example a read-only run, which the uncertainty maps are written to
-        raise UserError(f"cannot write {error.filename}: {error.strerror}; the scores above are complete") from None
+        why = f"cannot write {error.filename or 'a file'}: {error.strerror}; the scores above are complete"
+        raise (DiskFull if is_disk_full(error) else UserError)(why) from None
     return summary
 
 

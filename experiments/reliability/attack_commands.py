@@ -10,6 +10,7 @@ TRAIN = [
     *("--depth", "1", "--width", "0.0625", "--class-weights", "none", "--batch-size-per-device", "4", "--epochs", "2"),
 ]
 OWN = ["--image-size", "24", "32", "--init", "none", "--devices", "1", "--batch-size-per-device", "1"]
+DEEP_IMAGES = ["--channels", "4", "--image-bits", "16", "--color", "0"]
 OWN += ["--depth", "1", "--width", "0.0625", "--class-weights", "none", "--val-fraction", "0.4", "--epochs", "1"]
 
 
@@ -53,7 +54,24 @@ def words_of(command: str, run: pathlib.Path, folder: pathlib.Path, given: dict)
         "measure": ["portability", "measure", "--run", run, "--precision", "float32", "--images", "1"],
         "lower": ["portability", "lower", "--run", run, "--platforms", "cpu"],
         "compare": ["portability", "report", made],
+        # features of a later set
+        "resume": ["train", "--run", run, "--resume"],
+        "sweep": ["sweep", made, "--out", given.get("out", folder / "swept")],
+        "folds": ["train", *TRAIN, "--folds", "2", "--run", given.get("out", folder / "cv")],
+        "config": ["train", "--config", made, "--run", folder / "new"],
+        "calibrate": ["evaluate", run, "--no-boundary", "--calibrate"],
+        "csv": ["evaluate", run, "--no-boundary"],
+        "ensemble": ["evaluate", run, folder / "other", "--no-boundary", "--tta", "flip"],
+        "predict-both": ["predict", run, folder / "other", SAMPLE / "val" / "val_00000.png"],
+        "profile": ["train", *TRAIN, "--run", run, "--resume", "--profile", "1"],
+        "channels": ["train", *OWN, *DEEP_IMAGES, "--data", data, "--run", folder / "new"],
+        "evaluate-export": ["evaluate", folder / "exported", "--data", SAMPLE, "--no-boundary"],
+        "predict-export": ["predict", folder / "exported", SAMPLE / "val" / "val_00000.png", "--out", folder / "out"],
+        "init-export": ["train", *TRAIN[:8], *TRAIN[10:], "--run", folder / "new", "--init", folder / "exported"],
+        "bucket": ["train", *OWN, "--data", "s3://street/data", "--run", folder / "new"],
+        "upload": ["train", *TRAIN, "--run", folder / "new"],
     }
     more = {"measure": ["--json", folder / "m.json"], "lower": ["--out", folder / "lowered"]}
+    more |= {"csv": ["--csv", folder / "images.csv"], "predict-both": ["--out", folder / "out"]}
     flags = given.get("flags", more.get(command, ()))
     return [str(word) for word in [*base[command], *flags]]

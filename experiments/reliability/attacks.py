@@ -12,9 +12,9 @@ limits or by the environment start a new interpreter.
 """
 
 import argparse
-import datetime
 import importlib
 import json
+import math
 import os
 import pathlib
 import resource
@@ -32,9 +32,12 @@ sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from attack_commands import TRAIN, Attack, words_of  # noqa: E402
+from attack_feature_inputs import copied, sweep  # noqa: E402
+from attack_features import feature_attacks  # noqa: E402
 from attack_inputs import make_victim  # noqa: E402
 from attack_list import attacks  # noqa: E402
 from attack_pictures import in_data, ordinary  # noqa: E402
+from attack_summary import combine, summarize  # noqa: E402
 
 from segnet_jax.__main__ import COMMANDS  # noqa: E402
 from segnet_jax.reporting.environment import environment  # noqa: E402
@@ -46,7 +49,10 @@ CONTROL = set("\x1b\x07\u202e")
 IMPORTED = ("orbax.checkpoint", "jinja2", "matplotlib.figure", "safetensors", "h5py")
 USUAL = {  # a command on ordinary files -> commands whose peak of memory is compared with its peak
     "train": ("train", "init", "init-run", "convert", "prepare", "prepare-vgg", "lower", "measure", "compare"),
-    **{name: (name,) for name in ("evaluate", "predict", "export", "report", "doctor", "begin", "check")},
+    **{name: (name,) for name in ("evaluate", "predict", "export", "report", "doctor", "check")},
+    "begin": ("begin", "channels"),
+    "sweep": ("sweep", "folds", "config", "profile", "upload", "bucket", "init-export", "resume"),
+    "ensemble": ("ensemble", "calibrate", "csv", "evaluate-export", "predict-both", "predict-export"),
     "benchmark": ("benchmark",),
 }
 
@@ -55,22 +61,26 @@ def main() -> None:
     """Run the command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--machine", default="", help="description of the machine")
+    parser.add_argument("--set", choices=("first", "features"), help="run only the attacks of this set")
     parser.add_argument("--kind", default="", help="attack only this promise")
     parser.add_argument("--command", default="", help="attack only this command")
     parser.add_argument("--name", default="", help="run only attacks whose name contains this")
     parser.add_argument("--keep", type=pathlib.Path, help="file of outcomes, to continue after an interruption")
+    parser.add_argument("--stop", type=float, default=math.inf, help="start no attack after this many minutes")
     parser.add_argument("--out", type=pathlib.Path, default=HERE / "attacks.json")
     options = parser.parse_args()
     for name in (*(f"segnet_jax.{command}" for command in COMMANDS), *IMPORTED):
         importlib.import_module(name)
-    everything = attacks()
+    sets = {"first": attacks(), "features": feature_attacks()}
+    everything = [attack for each in sets.values() for attack in each]
     names = [(attack.kind, attack.name, attack.command) for attack in everything]
     assert len(set(names)) == len(names), sorted(name for name in names if names.count(name) > 1)
     chosen = [
         attack
-        for attack in everything
+        for attack in (sets[options.set] if options.set else everything)
         if options.kind in ("", attack.kind) and options.name in attack.name and options.command in ("", attack.command)
     ]
+    begin = time.monotonic()
     kept = read_kept(options.keep) if options.keep else {}
     usual = kept.pop("usual", {})
     with tempfile.TemporaryDirectory(prefix="attacks-") as place:
@@ -81,13 +91,22 @@ def main() -> None:
             usual |= measured
             keep(options.keep, "usual", usual)
         for attack in left:
+            if time.monotonic() > begin + 60 * options.stop:
+                break
             kept[key_of(attack)] = outcome = tried(attack, template, around, usual)
             keep(options.keep, key_of(attack), outcome)
             show(outcome)
-    results = [kept[key_of(attack)] for attack in chosen]
-    summary = summarize(results, usual) | {"machine": options.machine, **environment(["cpu"])}
-    print(json.dumps({name: each for name, each in summary.items() if name != "failed"}, indent=1))
-    if len(chosen) == len(everything):
+    is_whole = not (options.kind or options.command or options.name)
+    parts = json.loads(options.out.read_text())["sets"] if is_whole and options.out.exists() else {}
+    for name in (name for name in sets if not options.set or name == options.set):
+        each = [attack for attack in sets[name] if attack in chosen]
+        results = [kept[key_of(attack)] for attack in each if key_of(attack) in kept]
+        if results:
+            not_run = [key_of(attack) for attack in each if key_of(attack) not in kept]
+            parts[name] = summarize(results, usual, not_run) | {"machine": options.machine, **environment(["cpu"])}
+    summary = combine(parts)
+    print(json.dumps({name: each for name, each in summary.items() if name not in ("failed", "sets")}, indent=1))
+    if is_whole:
         options.out.write_text(json.dumps(summary, indent=1) + "\n")
     sys.exit(summary["held"] != summary["attacks"])
 
@@ -122,43 +141,6 @@ def show(outcome: dict) -> None:
         print(f"            {outcome['last']}", flush=True)
 
 
-def summarize(results: list[dict], usual: dict[str, int]) -> dict:
-    """Return the summary of all outcomes."""
-
-    def counts(name: str) -> dict[str, dict[str, int]]:
-        groups: dict[str, dict[str, int]] = {}
-        for one in results:
-            group = groups.setdefault(one[name], {"attacks": 0, "held": 0})
-            group["attacks"] += 1
-            group["held"] += not one["wrong"]
-        return dict(sorted(groups.items()))
-
-    largest = {
-        command: round(max(one["beyond"] for one in results if one["command"] == command) / 2**20)
-        for command in sorted({one["command"] for one in results})
-    }
-    commits = [one["commit"] for one in results]  # several, if a start was continued after a change
-    return {
-        "attacks_by_commit": {commit: commits.count(commit) for commit in dict.fromkeys(commits)},
-        "command": "python experiments/reliability/attacks.py",
-        "date": datetime.date.today().isoformat(),
-        "attacks": len(results),
-        "left": [],
-        "held": sum(not one["wrong"] for one in results),
-        "by_kind": counts("kind"),
-        "by_command": counts("command"),
-        "slowest_cpu_seconds": max(one["seconds"] for one in results),
-        "usual_peak_mib": {command: round(peak / 2**20) for command, peak in sorted(usual.items())},
-        "largest_peak_beyond_usual_mib": largest,
-        "pictures_peak_beyond_usual_mib": {
-            f"{one['command']}, {one['name']}": round(one["beyond"] / 2**20)
-            for one in results
-            if one["kind"] == "pictures"
-        },
-        "failed": [one for one in results if one["wrong"]],
-    }
-
-
 # --- how it is tried ---
 
 
@@ -167,12 +149,19 @@ def make_template(around: pathlib.Path, needed: set[str]) -> tuple[pathlib.Path,
     template, usual = around / "template", {}
     made = started(["train", *TRAIN, "--run", str(template), "--max-steps", "3"], around, {})
     assert made["code"] == 0, made["err"]
+    if needed & {"evaluate-export", "predict-export", "init-export"}:
+        words = ["export", str(template), "--format", "safetensors", "--images", "1", "--out", str(around / "exported")]
+        made = started(words, around, {})
+        assert made["code"] == 0, made["err"]
     for command, compared in USUAL.items():
         if not needed & {*compared}:
             continue
         folder = around / f"usual-{command}"
         run = shutil.copytree(template, folder / "run")
         given = ordinary(run, folder) if command in ("predict", "doctor", "begin", "check") else {}
+        given |= sweep("")(run, folder) if command == "sweep" else {}
+        if command == "ensemble":
+            copied("other")(run, folder)
         done = started(words_of(command, run, folder, given), folder, {})
         assert done["code"] == 0, done["err"]
         usual |= dict.fromkeys(compared, done["peak"])
@@ -188,8 +177,8 @@ def tried(attack: Attack, template: pathlib.Path, around: pathlib.Path, usual: d
     folder = pathlib.Path(tempfile.mkdtemp(dir=around))
     run = shutil.copytree(template, folder / "run", symlinks=True)
     victim = make_victim(folder / "victim")
-    before = content_of(victim)
     given = attack.prepare(run, folder) or {}
+    before = content_of(victim)
     own = {name: (run / name).read_bytes() for name in ("result.json", "first_batch.png") if (run / name).is_file()}
     names = names_below(folder)
     found = started(words_of(attack.command, run, folder, given), folder, given)
@@ -202,13 +191,16 @@ def tried(attack: Attack, template: pathlib.Path, around: pathlib.Path, usual: d
         wrong.append("a traceback")
     if set(printed) & CONTROL:
         wrong.append("control characters")
+    if any(CONTROL & set(text) for text in texts_below(folder, attack.kind)):
+        wrong.append("control characters in a written file")
     if any(CONTROL & set(name) for name in names_below(folder) - names):
         wrong.append("control characters in a file name")
     if found["seconds"] > SECONDS:
         wrong.append("too slow")
     if beyond > MORE_MEMORY:
         wrong.append(f"a peak of {found['peak'] / 2**20:.0f} MiB")
-    if content_of(victim) != before:
+    after = content_of(victim)
+    if after.keys() - before.keys() - {*given.get("adds", ())} or before.items() - after.items():
         wrong.append("somebody's files were changed")
     if attack.kind == "overwriting" and any((run / name).read_bytes() != data for name, data in own.items()):
         wrong.append("a file of the run was replaced")
@@ -222,7 +214,11 @@ def started(words: list[str], cwd: pathlib.Path, given: dict) -> dict:
     """Run a command with limited time and memory."""
     out, err = cwd / ".out", given.get("stderr", cwd / ".err")
     begin = time.monotonic()
-    pid = launched(words, cwd, given, out, err) if given.keys() & {"limit", "env"} else forked(words, cwd, out, err)
+    pid = (
+        launched(words, cwd, given, out, err)
+        if given.keys() & {"limit", "env", "full"}
+        else forked(words, cwd, out, err)
+    )
     while True:
         found, status, used = os.wait4(pid, os.WNOHANG)
         if found:
@@ -246,9 +242,12 @@ def started(words: list[str], cwd: pathlib.Path, given: dict) -> dict:
 def launched(words: list[str], cwd: pathlib.Path, given: dict, out: pathlib.Path, err: pathlib.Path) -> int:
     """Start a command in a new interpreter, under a limit of the shell or with another environment; return its pid."""
     env = os.environ | {"PYTHONPATH": str(REPOSITORY), **given.get("env", {})}
+    mount = 'mount -t tmpfs -o size=4k none "$0" && { head -c 8192 /dev/zero >"$0/.full" 2>/dev/null; exec "$@"; }'
     command = [sys.executable, "-m", f"segnet_jax.{words[0]}", *words[1:]]
     if "limit" in given:
         command = ["bash", "-c", f'ulimit {given["limit"]}; exec "$@"', "_", *command]
+    if "full" in given:
+        command = ["unshare", "-rm", "bash", "-c", mount, str(given["full"]), *command]
     with open(out, "wb") as stdout, open(err, "wb") as stderr:
         process = subprocess.Popen(
             command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, process_group=0
@@ -293,6 +292,12 @@ def forked(words: list[str], cwd: pathlib.Path, out: pathlib.Path, err: pathlib.
 def content_of(folder: pathlib.Path) -> dict[str, bytes]:
     """Return name -> content of all files."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def texts_below(folder: pathlib.Path, kind: str) -> list[str]:
+    """Return what a command has written as CSV or Markdown, for attacks by control characters."""
+    found = [*folder.rglob("*.csv"), *folder.rglob("*.md")] if kind == "control characters" else []
+    return [path.read_text(errors="replace") for path in found if "data" not in path.parts and path.is_file()]
 
 
 def names_below(folder: pathlib.Path) -> set[str]:

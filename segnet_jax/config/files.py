@@ -13,6 +13,7 @@ from typing import Any, Literal
 from segnet_jax.config.fields import FORMAT_VERSION, OF_THIS_START, Config, on_resume
 from segnet_jax.system import bounded_toml, confined
 from segnet_jax.system.errors import UserError, listed, shown
+from segnet_jax.system.flag_names import option_of
 from segnet_jax.system.nearest import nearest_hint
 
 BATCH_OF_A_DEVICE = ("camvid-matlab-2018",)
@@ -24,14 +25,15 @@ def read_config(path: pathlib.Path, base: Config) -> Config:
 
     Raises:
       UserError: If the file cannot be read, is not TOML, has an unknown key or protocol, or a value of a wrong type or
-        out of range, or sets `logger`, which sends data elsewhere.
+        out of range, or sets a field marked OF_THIS_START, such as an address to connect to.
     """
     file = pathlib.Path(os.path.realpath(path))  # named by the user, so it may be a link
     values = _read(file.parent, file.name, path)
-    if "logger" in values:
+    if of_a_start := _of_a_start(values):
+        flags = ", ".join(map(option_of, of_a_start))
         raise UserError(
-            f"{shown(str(path))} sets logger, which may only be given on the command line, because it sends the run "
-            "to a service: remove it from the file, and add --logger"
+            f"{shown(str(path))} sets {', '.join(of_a_start)}, which may only be given on the command line: remove it "
+            f"from the file, and add {flags}"
         )
     if isinstance(name := values.get("protocol"), str) and name:
         base = read_protocol(name, base)
@@ -50,8 +52,7 @@ def read_whole_config(folder: pathlib.Path, name: str) -> Config:
     """
     path = folder / name
     values = _read(folder, name, path)
-    known = Config.__dataclass_fields__
-    if of_a_start := [key for key in values if key in known and on_resume(key) == OF_THIS_START["on_resume"]]:
+    if of_a_start := _of_a_start(values):
         raise UserError(
             f"{shown(str(path))} sets {', '.join(of_a_start)}, which may only be given on the command line: remove it "
             "from the file, and check what else was changed there",
@@ -59,6 +60,12 @@ def read_whole_config(folder: pathlib.Path, name: str) -> Config:
             file=shown(str(path)),
         )
     return override(Config(), values, source=str(path))
+
+
+def _of_a_start(values: dict[str, Any]) -> list[str]:
+    """Return the keys that belong to a single start, such as an address to connect to."""
+    known = Config.__dataclass_fields__
+    return [key for key in values if key in known and on_resume(key) == OF_THIS_START["on_resume"]]
 
 
 def _read(folder: pathlib.Path, name: str, path: pathlib.Path) -> dict[str, Any]:
@@ -173,6 +180,16 @@ def read_run(folder: str | pathlib.Path) -> Config:
         raise UserError(missing_run_message(folder))
     confined.check_tree(folder)
     return read_whole_config(folder, CONFIG_FILE)
+
+
+def read_run_in(folder: str | pathlib.Path, name: str) -> Config:
+    """Read the config of a run inside a folder of runs, such as a fold, which must not be a link.
+
+    Raises:
+      UserError: If it is one, or `read_run` raises it.
+    """
+    confined.check_folder(folder, name)
+    return read_run(pathlib.Path(folder, name))
 
 
 def missing_run_message(folder: pathlib.Path) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from segnet_jax.config.fields import Config
-from segnet_jax.config.files import is_run, protocol_summaries, read_config, read_protocol, read_run
+from segnet_jax.config.files import is_run, protocol_summaries, read_config, read_protocol, read_run, read_run_in
 from segnet_jax.config.help import help_text
 from segnet_jax.config.options import CONFIG_FLAG, Flag, flags_of, with_own
 from segnet_jax.config.spelling import check_spelling, with_unions_last
@@ -54,10 +54,11 @@ def parse_config(
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
     flags = _take_verbosity(flags)
+    remember_named(flags)  # before `defaults`, which may read them
     given = _peek(flags)
     run = given.run if given.resume else ""
     if run and given.folds and not given.fold and not is_run(pathlib.Path(run)):  # a cross-validation folder
-        config = dataclasses.replace(read_run(pathlib.Path(run) / "fold-1"), fold=0)
+        config = dataclasses.replace(read_run_in(run, "fold-1"), fold=0)
     else:
         config = read_run(run) if run else Config()
     if not (run or base.protocol or base.config or set(_HELP) & set(flags)):

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from segnet_jax.system.errors import shown
+
 FILE = "README.md"
 _MAX_TEXT = 200  # characters of a name from a run
 
@@ -36,10 +38,12 @@ _OTHER_DATA = (
     "network."
 )
 
-_LIMITS = (
-    "The network knows only these classes, and images like those that it was trained on. It assigns one of its classes "
-    "to every pixel, even where none fits. Score it on your own images before you rely on it."
+_LIMITS = tuple(
+    f"The network knows only these classes, and images like those that it was trained on. {sentence}Score it on your "
+    "own images before you rely on it."
+    for sentence in ("It assigns one of its classes to every pixel, even where none fits. ", "")
 )
+"""Limits of a network that predicts one class per pixel, and of one that predicts several."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class CardFacts:
       made_by: program and version.
       date: ISO date of the export.
       images: description of the network's input.
+      multi_label: whether a pixel may have several classes.
     """
 
     network: str
@@ -79,6 +84,7 @@ class CardFacts:
     made_by: str
     date: str
     images: str = "RGB images"
+    multi_label: bool = False
 
 
 def card(facts: CardFacts) -> str:
@@ -91,7 +97,7 @@ def card(facts: CardFacts) -> str:
         [
             ("network", f"{facts.network}, {facts.num_parameters:,} parameters"),
             ("input", f"{facts.images}, trained at {height}x{width} (height x width)"),
-            ("output", f"one of {len(facts.classes)} classes for each pixel"),
+            ("output", f"{_number(facts)} of {len(facts.classes)} classes for each pixel"),
             ("data", f"{_text(facts.dataset)}{images}"),
             ("recipe", f"{recipe}, initial weights: {_text(facts.init)}"),
             ("checkpoint", f"{facts.checkpoint}, step {facts.step:,}"),
@@ -102,15 +108,20 @@ def card(facts: CardFacts) -> str:
     sections = [
         _header(facts, scored),
         f"# SegNet for {_title(facts.dataset)}",
-        "Semantic segmentation in JAX: the network assigns one of the classes below to every pixel of an image.",
+        "Semantic segmentation in JAX: the network assigns "
+        f"{_number(facts)} of the classes below to every pixel of an image.",
         facts_table,
         f"## How to use it\n\n{_use(facts)}",
         f"## Scores\n\n{_scores(facts, scored)}",
         f"## Classes\n\n{_classes(facts, scored)}",
         f"## Data and licenses\n\n{_licenses(facts)}",
-        f"## Limits\n\n{_LIMITS}",
+        f"## Limits\n\n{_LIMITS[facts.multi_label]}",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _number(facts: CardFacts) -> str:
+    return "any number" if facts.multi_label else "one"
 
 
 def _use(facts: CardFacts) -> str:
@@ -219,8 +230,8 @@ def _table(heading: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 
 
 def _text(text: str) -> str:
-    """Escape text for Markdown: no HTML, no markup, no line break, of bounded length."""
-    short = " ".join(text.split())
+    """Escape text for Markdown: no HTML, no markup, no line break or control character, of bounded length."""
+    short = shown(" ".join(text.split()))
     short = short if len(short) <= _MAX_TEXT else f"{short[: _MAX_TEXT - 1]}…"
     return re.sub(r"([\\`*{}\[\]<>()#!|&~])", lambda match: f"&#{ord(match[0])};", short)
 

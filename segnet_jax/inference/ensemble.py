@@ -7,7 +7,7 @@ from typing import Any
 
 from segnet_jax.distributed.data_parallel import Devices
 from segnet_jax.inference.network import Network
-from segnet_jax.system.errors import UserError
+from segnet_jax.system.errors import UserError, listed
 from segnet_jax.system.flag_names import option_of
 from segnet_jax.training.network_source import local_folder, read_network_config
 from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects, missing
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _SPLIT_FIELDS = ("split_rule", "leave_out", "leave_out_train", "val_fraction", "folds", "fold")
 # Fields of the config that determine the network's input.
-_INPUT_FIELDS = ("image_size", "fit", "image_range", "channels", "image_bits")
+_INPUT_FIELDS = ("image_size", "fit", "image_range", "channels", "image_bits", "multi_label")
 
 
 def open_others(
@@ -47,11 +47,14 @@ def open_others(
       own: custom network, for the runs that were trained with one.
 
     Raises:
-      UserError: If a run does not exist, has no such checkpoint, or does not match the first.
+      UserError: If a run does not exist, has no such checkpoint, or does not match the first; or if none of the runs
+        needs the network in `own`.
       NoCheckpoint: If no checkpoint of a run is intact.
     """
     folders = list(map(local_folder, runs))
     configs = [dataclasses.replace(read_network_config(folder), **here) for folder in folders]
+    if own.model is not None and not any(missing("model", each.own) for each in (first[1].config, *configs)):
+        raise UserError(f"no network of {listed([first[0], *runs])} was passed from Python: omit model")
     how = {"devices": devices, "precision": precision, "use_ema": use_ema, "batch_norm": batch_norm}
     own_models = [own if missing("model", config.own) else NO_OBJECTS for config in configs]
     networks = tuple(

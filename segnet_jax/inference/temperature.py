@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 CALIBRATION_FILE = "calibration.json"
 """File of a run folder with the temperature of its network."""
 
+_MOST_BYTES = 10_000
+
 _CONDITIONS = {
     "step": "another checkpoint",
     "tta": "other --tta flags",
@@ -149,9 +151,9 @@ def read_temperature(run: str, current: Mapping[str, Any]) -> float:
     try:
         if not confined.is_file(run, CALIBRATION_FILE):
             return 1.0
-        stored = confined.read_json(run, CALIBRATION_FILE)
+        stored = confined.read_json(run, CALIBRATION_FILE, most=_MOST_BYTES)
         temperature, fitted = float(stored["temperature"]), {name: stored[name] for name in current}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         raise UserError(damaged) from None
     if not (math.isfinite(temperature) and MIN_TEMPERATURE <= temperature <= MAX_TEMPERATURE):
         raise UserError(damaged)

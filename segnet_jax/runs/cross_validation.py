@@ -12,7 +12,7 @@ import numpy as np
 
 from segnet_jax.config.differences import differences
 from segnet_jax.config.fields import Config
-from segnet_jax.config.files import is_run, read_run
+from segnet_jax.config.files import is_run, read_run_in
 from segnet_jax.metrics.table import METRICS
 from segnet_jax.reporting.tables import print_folds
 from segnet_jax.runs.find_run import name_of
@@ -25,6 +25,7 @@ from segnet_jax.system.files import atomic_write_json
 logger = logging.getLogger(__name__)
 
 FOLDS_FILE = "folds.json"
+_OWN_NAMES = r"fold-\d+|folds\.json|\.folds\.json\..*\.tmp"
 
 
 def cross_validate(config: Config, train: Callable[[Config], None]) -> pathlib.Path:
@@ -45,6 +46,8 @@ def cross_validate(config: Config, train: Callable[[Config], None]) -> pathlib.P
         raise UserError("--folds trains in one process, got --coordinator: start each fold separately with --fold N")
     folder = _common_folder(config)
     runs = [folder / f"fold-{fold}" for fold in range(1, config.folds + 1)]
+    for run in runs:  # training follows a link that `run` names
+        confined.check_folder(folder, run.name)
     for fold, run in enumerate(runs, 1):
         logger.info(f"fold     {fold} of {config.folds}: {run}")
         train(dataclasses.replace(config, run=str(run), fold=fold, resume=False))  # resumes an existing run
@@ -103,17 +106,25 @@ def _common_folder(config: Config) -> pathlib.Path:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file: choose another --run")
         names = os.listdir(folder) if folder.is_dir() else ()
-        if is_run(folder) or any(not re.fullmatch(r"fold-\d+|folds\.json|\..*", name) for name in names):
+        if is_run(folder) or any(not re.fullmatch(_OWN_NAMES, name) for name in names):
             raise UserError(
                 f"{folder} contains other files than folds, and nothing is overwritten: choose another --run"
             )
         return folder
     prefix, number = pathlib.Path("runs") / f"{name_of(config)}-folds", 1
     while (folder := pathlib.Path(f"{prefix}-{number}")).exists():
-        first = folder / "fold-1"
-        is_open = is_run(first) and not os.path.lexists(folder / FOLDS_FILE)
-        if is_open and not differences(read_run(first), dataclasses.replace(config, fold=1)):
+        if not os.path.lexists(folder / FOLDS_FILE) and _is_of_same_command(folder, config):
             logger.info(f"resuming {folder}, unfinished folds of the same command (use --run FOLDER to start new ones)")
             return folder
         number += 1
     return folder
+
+
+def _is_of_same_command(folder: pathlib.Path, config: Config) -> bool:
+    """Return whether the first fold in a folder has the same settings; a damaged or linked one is skipped."""
+    try:
+        first = is_run(folder / "fold-1") and read_run_in(folder, "fold-1")
+        return bool(first) and not differences(first, dataclasses.replace(config, fold=1))
+    except UserError as error:
+        logger.warning(f"{folder} is skipped: {error}")
+        return False

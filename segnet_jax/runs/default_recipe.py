@@ -7,7 +7,7 @@ import pathlib
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import CONFIG_FILE, read_protocol
-from segnet_jax.system.bucket_address import is_address
+from segnet_jax.system.bucket_address import check_named, is_address
 from segnet_jax.system.buckets import local_copy
 from segnet_jax.system.files import expanded
 from segnet_jax.training.devices import NVIDIA_DRIVER
@@ -71,9 +71,14 @@ def is_own_folder(data: str) -> bool:
     """Return whether `--data` names a folder of the user's own images, not CamVid or rendered scenes.
 
     Return False for a folder that cannot be read; opening it later reports the cause.
+
+    Raises:
+      UserError: If it is an address of a bucket that this command does not name, or that cannot be copied.
     """
     if data in ("camvid", "synthetic"):
         return False
+    if is_address(data):
+        check_named("--data", data)
     from segnet_jax.data.camvid.prepared import find_prepared
     from segnet_jax.data.label_files.class_table_files import find_class_table
     from segnet_jax.data.open_dataset import layout_of, uses_pair_lists

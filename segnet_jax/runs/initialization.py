@@ -20,7 +20,7 @@ from segnet_jax.distributed.data_parallel import Devices
 from segnet_jax.nn.contract import head_layers
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW
 from segnet_jax.runs.checks import check_takes_vgg
-from segnet_jax.system.bucket_address import is_address
+from segnet_jax.system.bucket_address import check_named, is_address
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import cache_folder
 from segnet_jax.system.lock import is_held
@@ -52,10 +52,13 @@ def read_initial(
       own: custom objects; a run to start from may use the same network.
 
     Raises:
-      UserError: If the weights are missing or damaged, do not fit, or come from a run that is still training.
+      UserError: If the weights are missing or damaged, do not fit, come from a run that is still training, or are at
+        an address that this command does not name.
     """
     if config.init == "none":
         return None
+    if is_address(config.init):  # perhaps only of a stranger's config
+        check_named("--init", config.init)
     # The readers of all formats are imported only if weights are read.
     from segnet_jax.weights.load import kind_of_file, read_vgg
 

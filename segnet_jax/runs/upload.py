@@ -1,7 +1,8 @@
 """Upload a run to a bucket during training and at its end: `--upload s3://BUCKET/PREFIX`.
 
-When there is a new checkpoint, a thread uploads all changed files, and training continues meanwhile. A warning at the
-end lists files that could not be uploaded; the local run is complete in any case.
+When there is a new checkpoint, a thread uploads all changed files, and training continues meanwhile. At its end,
+training waits for the upload as long as that makes progress. A warning at the end lists files that could not be
+uploaded; the local run is complete in any case.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from segnet_jax.training.manifest import MANIFEST
 logger = logging.getLogger(__name__)
 
 _SECONDS = 10.0  # between two checks for new checkpoints
+_PATIENCE = 300.0  # timeout at the end of training for a file, or a part of one, to be uploaded
 
 
 def check_upload(address: str) -> None:
@@ -68,7 +70,7 @@ def uploading(folder: pathlib.Path, address: str, is_new: bool) -> Iterator[None
         yield
     finally:
         ended.set()
-        thread.wait()
+        upload.wait(thread)
         upload.report()
 
 
@@ -86,6 +88,9 @@ class Upload:
         self._done: dict[str, tuple[int, int]] = {}  # uploaded file -> size and modification time
         self._left: list[str] = []
         self._why = ""
+        from fsspec.callbacks import Callback  # open_bucket needs fsspec too
+
+        self._progress = Callback()
 
     def check_new(self) -> None:
         """Check that the bucket contains no run of this name; do nothing if it cannot be listed.
@@ -115,6 +120,18 @@ class Upload:
                 before = found
         self.sync()
 
+    def wait(self, thread: Background) -> None:
+        """Wait for the thread of `follow`, at most `_PATIENCE` seconds without any progress."""
+        while thread.is_busy:
+            before = self._progress.value
+            thread.wait(_PATIENCE)
+            if thread.is_busy and self._progress.value == before:
+                files = self._files()
+                self._left = sorted(name for name, about in files.items() if self._done.get(name) != about)
+                self._why = f"nothing was uploaded for {_PATIENCE:.0f} seconds"
+                return
+        thread.wait()
+
     def sync(self) -> None:
         """Upload new and changed files; delete uploaded files that no longer exist in the run folder."""
         files = self._files()
@@ -123,8 +140,9 @@ class Upload:
         self._left, self._why = [], ""
         for place, name in enumerate(changed):
             try:
-                self._bucket.put_file(str(self._folder / name), f"{self._root}/{name}")
+                self._bucket.put_file(str(self._folder / name), f"{self._root}/{name}", callback=self._progress)
                 self._done[name] = files[name]
+                self._progress.relative_update()
             except Exception as error:
                 if (self._folder / name).exists():  # not deleted meanwhile with an older checkpoint
                     self._left, self._why = changed[place:], reason(error)

@@ -37,13 +37,15 @@ class SweepOptions:
 
     file: Annotated[File, tyro.conf.Positional]  # TOML file of the sweep
     out: Folder = ""  # folder for the run folders and the table; default: runs/NAME for a file NAME.toml
+    data: Folder = ""  # dataset of every run; only here may it be in a bucket
+    init: str = ""  # initial weights of every run; only here may they be in a bucket or on the Hugging Face Hub
     dry_run: bool = False  # only check the file and list the runs
 
 
 def main() -> int:
     """Run the command."""
     options = parse_flags(SweepOptions, sys.argv[1:], prog="segnet_jax.sweep", description=DESCRIPTION)
-    plan = read_plan(options.file, options.out)
+    plan = read_plan(options.file, options.out, {"data": options.data, "init": options.init})
     if options.dry_run:
         print_table(plan)
         return 0

@@ -4,6 +4,7 @@ import itertools
 import os
 import pathlib
 import re
+import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,9 @@ from segnet_jax.config.flags import parse_config
 from segnet_jax.config.options import flag_words
 from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.system import bounded_toml
+from segnet_jax.system.bucket_address import is_address
 from segnet_jax.system.errors import UserError
+from segnet_jax.system.files import expanded
 from segnet_jax.system.nearest import nearest_hint
 
 TABLES = ("base", "grid", "runs")
@@ -53,8 +56,13 @@ class Plan:
     runs: tuple[PlannedRun, ...]
 
 
-def read_plan(file: str, out: str = "") -> Plan:
-    """Read the TOML file of a sweep; `out` is the folder of the runs, by default runs/NAME for a file NAME.toml.
+def read_plan(file: str, out: str = "", given: Mapping[str, str] = types.MappingProxyType({})) -> Plan:
+    """Read the TOML file of a sweep.
+
+    Args:
+      file: path of the file.
+      out: folder of the runs; by default runs/NAME for a file NAME.toml.
+      given: settings of every run from the command line, "" for none; addresses are read only if given here.
 
     Raises:
       UserError: If the file cannot be read, a table or a setting is unknown, or the settings of a run are invalid.
@@ -72,15 +80,18 @@ def read_plan(file: str, out: str = "") -> Plan:
     for name, values in named.items():
         if not isinstance(values, dict) or not re.fullmatch(r"[\w+-][\w.+-]{0,99}", name):
             raise UserError(f"[runs] of {file} must contain tables [runs.NAME], got {name!r}")
+    given = {name: value for name, value in given.items() if value}
+    if both := [name for name in given if name in grid or any(name in own for own in named.values())]:
+        raise UserError(f"--{both[0]} is for every run, but {file} varies {both[0]}: use only one of them")
     folder = pathlib.Path(out or os.path.join("runs", pathlib.Path(file).stem))
-    runs = tuple(_planned(file, folder, name, base, varied) for name, varied in _combinations(file, grid, named))
+    runs = tuple(_planned(file, folder, name, base, varied, given) for name, varied in _combinations(file, grid, named))
     if len({run.name for run in runs}) < len(runs):
         raise UserError(f"{file} contains a run twice: remove repeated values from [grid]")
     return Plan(folder, runs)
 
 
 def _read(file: str) -> dict[str, Any]:
-    path = pathlib.Path(file).expanduser()
+    path = expanded(file)
     try:
         if not path.is_file():
             raise UserError(f"{file} is not a file: pass the TOML file of a sweep, see --help")
@@ -110,7 +121,7 @@ def _combinations(
             point = dict(zip(grid, values, strict=True))
             parts = [name] if name else []
             parts += [f"{key}={_short(value)}" for key, value in point.items()]
-            yield ",".join(parts)[:200], {**own, **point}
+            yield os.fsencode(",".join(parts))[:200].decode(errors="ignore"), {**own, **point}
 
 
 def _short(value: Any) -> str:
@@ -118,9 +129,12 @@ def _short(value: Any) -> str:
     return re.sub(r"[^\w.+*-]+", "_", text)
 
 
-def _planned(file: str, folder: pathlib.Path, name: str, base: Mapping, varied: Mapping[str, Any]) -> PlannedRun:
+def _planned(
+    file: str, folder: pathlib.Path, name: str, base: Mapping, varied: Mapping[str, Any], given: Mapping[str, str]
+) -> PlannedRun:
     """Return a run, after checking its settings with the parser of `train`."""
-    settings = {**base, **varied}
+    settings = {**base, **varied, **given}
+    _check_sources(file, settings, given)
     known = Config.__dataclass_fields__
     for key in settings:
         if key not in known and key != "config":
@@ -134,6 +148,7 @@ def _planned(file: str, folder: pathlib.Path, name: str, base: Mapping, varied: 
     except UserError as error:
         raise UserError(f"run {name} of {file}: {error}") from None
     _check_config(file, name, config)
+    _check_sources(file, {"data": config.data, "init": config.init}, given)  # of a config file that it names
     return PlannedRun(name, varied, tuple(words), config, folder / name)
 
 
@@ -144,6 +159,17 @@ def _check_texts(file: str, key: str, value: Any) -> None:
             _check_texts(file, key, each)
     elif isinstance(value, str) and value.startswith("-"):
         raise UserError(f"{key} in {file} must not begin with -, got {value!r}")
+
+
+def _check_sources(file: str, settings: Mapping[str, Any], given: Mapping[str, str]) -> None:
+    """Check that the data and the initial weights are at no address but those that the command line gives."""
+    for key in ("data", "init"):
+        source = settings.get(key)
+        if isinstance(source, str) and is_address(source) and source != given.get(key):
+            raise UserError(
+                f"{key} in {file} is the address {source}, and only one that the command line names is read: remove "
+                f"it from the file, and add --{key} {source}"
+            )
 
 
 def _check_config(file: str, name: str, config: Config) -> None:

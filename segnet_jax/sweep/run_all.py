@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from segnet_jax.config.differences import differences
-from segnet_jax.config.files import is_run, read_run
+from segnet_jax.config.files import is_run, read_run_in
 from segnet_jax.metrics.table import METRICS
 from segnet_jax.runs.run_folder import RESULT_FILE, read_result
 from segnet_jax.sweep.plan import Plan, PlannedRun
@@ -32,13 +32,15 @@ def train_all(plan: Plan) -> int:
       0, the exit code of the first run that failed, or 1 if another run has no result.
 
     Raises:
-      UserError: If the folder cannot be written to.
+      UserError: If the folder cannot be written to, or the folder of a run is a link.
       Stopped: If a signal stopped the sweep; the run in training is saved, and the same command resumes the sweep.
     """
     try:
         plan.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot create {plan.folder}: {error.strerror}; choose another folder with --out") from None
+    for run in plan.runs:  # train follows a link that its --run names
+        confined.check_folder(plan.folder, run.name)
     check_place("out", plan.folder / TABLE, is_ours=lambda head: head.startswith(_MARK.encode()))
     check_place("out", plan.folder / ROWS)
     codes: dict[str, int] = {}
@@ -80,7 +82,8 @@ def _is_finished_or_warn(run: PlannedRun) -> bool:
 def _read_result(run: PlannedRun) -> dict[str, Any] | None:
     """Return the result of a finished run with these settings, or None; raise UserError if it is damaged."""
     try:
-        if not confined.is_file(run.folder, RESULT_FILE) or differences(read_run(run.folder), run.config):
+        known = read_run_in(run.folder.parent, run.name)
+        if not confined.is_file(run.folder, RESULT_FILE) or differences(known, run.config):
             return None
     except (OSError, UserError):
         return None

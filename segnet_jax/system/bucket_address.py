@@ -19,6 +19,11 @@ def is_address(source: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", source) is not None
 
 
+def is_bucket(source: str) -> bool:
+    """Return whether a source is an address in a bucket."""
+    return is_address(source) and source.partition("://")[0] in PACKAGES
+
+
 def check_address(flag: str, address: str) -> None:
     """Check the form of an address, without connecting to it.
 
@@ -55,19 +60,24 @@ _named: set[str] = set()
 
 
 def remember_named(args: Iterable[str]) -> None:
-    """Remember the addresses among the arguments of this command or Python call: only these may be read as data."""
+    """Remember the addresses among the arguments of this command or Python call: only these may be read."""
     for arg in args:
         _named.update(each for each in (arg, arg.partition("=")[2]) if is_address(each))
 
 
-def check_named(address: str) -> None:
+def check_named(flag: str, address: str) -> None:
     """Check that this command, not only a stored config, names an address: it is read with the user's credentials.
+
+    Args:
+      flag: the flag that takes it.
+      address: s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or hf://OWNER/NAME.
 
     Raises:
       UserError: If it does not name it.
     """
     if address not in _named:
+        kind = "a repository" if address.startswith("hf://") else "a bucket"
         raise UserError(
-            f"the stored settings name {address}, but a bucket is read only if this command names it: add --data "
+            f"the stored settings name {address}, but {kind} is read only if this command names it: add {flag} "
             f"{address}"
         )

@@ -22,6 +22,7 @@ from segnet_jax.system.errors import UserError, shown
 
 MOST_BYTES = 64 * 2**20
 """Default size limit for reading a whole file."""
+MOST_LISTS = 2_000_000  # and objects, in a JSON file; an empty one of two bytes takes 64 of memory
 MOST_ENTRIES = 1_000_000
 MOST_DEPTH = 32
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -105,6 +106,16 @@ def open_folder(root: Folder, name: str = "") -> int:
     return descriptor
 
 
+def check_folder(root: Folder, name: str) -> None:
+    """Check that a name below `root` is a folder, or does not exist.
+
+    Raises:
+      Refused: If it is a link or another kind of file.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        os.close(open_folder(root, name))
+
+
 @contextlib.contextmanager
 def _around(root: Folder, name: str) -> Iterator[tuple[int, str]]:
     """Yield the descriptor of the folder that contains `name`, and the last component of `name`."""
@@ -177,7 +188,9 @@ def read_json(root: Folder, name: str, most: int = MOST_BYTES) -> Any:
 
 
 def parse_json(data: bytes | str) -> Any:
-    """Parse JSON; any error, excessive nesting included, raises ValueError."""
+    """Parse JSON; any error, such as excessive nesting, raises ValueError, and so do over `MOST_LISTS` lists."""
+    if sum(map(data.count, (b"[", b"{") if isinstance(data, bytes) else ("[", "{"))) > MOST_LISTS:
+        raise ValueError(f"it has over {MOST_LISTS:,} lists and objects")
     try:
         return json.loads(data)
     except RecursionError:

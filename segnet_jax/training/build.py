@@ -90,7 +90,8 @@ def step_settings(
     made |= {"optimizer": optimizer, "schedule": schedule}
     if own.loss is None and (name := missing("loss", config.own)):
         logger.info(f"note: this run's custom loss ({name}) was not passed: the loss shown is --loss {config.loss}")
-    made |= {"loss": parse_loss(config.loss) if own.loss is None else own.loss}  # overrides the config's formula
+    loss = parse_loss(config.loss, config.multi_label) if own.loss is None else own.loss
+    made |= {"loss": loss}  # overrides the config's formula
     if config.swa_epochs:
         first_step = config.total_steps(steps_per_epoch) - config.swa_epochs * steps_per_epoch
         made |= {"swa": (first_step, steps_per_epoch)}

@@ -91,8 +91,9 @@ def _is_evaluation(value: Any, num_classes: int) -> bool:
     if value is None:
         return True
     rows = value["confusion"]
-    is_square = len(rows) == num_classes and all(len(row) == num_classes for row in rows)
-    return _is_integer(value["step"]) and is_square and all(_is_integer(each) for row in rows for each in row)
+    shape = len(rows), *{len(row) for row in rows}  # the second shape allowed is for several classes per pixel
+    has_shape = num_classes > 0 and shape in ((num_classes, num_classes), (num_classes + 1, num_classes + 2))
+    return _is_integer(value["step"]) and has_shape and all(_is_integer(each) for row in rows for each in row)
 
 
 Rule = Callable[[Any, int], bool]
@@ -123,7 +124,8 @@ def best_evaluation(meta: Any, where: str) -> dict[str, Any] | None:
     """
     try:
         best = meta["best"]
-        if best is None or _is_evaluation(best, len(best["confusion"])):
+        sizes = () if best is None else (len(best["confusion"]), len(best["confusion"]) - 1)
+        if best is None or any(_is_evaluation(best, size) for size in sizes):
             return best
     except (KeyError, TypeError, AttributeError, OverflowError):
         pass

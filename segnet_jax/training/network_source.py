@@ -25,7 +25,7 @@ NETWORK_FIELDS = (  # config fields needed to rebuild the network; none contains
 )
 READING_FIELDS = (  # config fields for reading images and labels; none contains a path or leads out of a folder
     *("fit", "exif", "image_range", "image_bits", "resize_labels", "label_suffix", "map", "labels_start_at"),
-    *("labels_as", "threshold", "unknown_color", "mostly_void"),
+    *("labels_as", "threshold", "unknown_color", "mostly_void", "mask_order", "unmasked", "multi_label"),
 )
 
 

@@ -76,6 +76,11 @@ def test_named_runs_and_every_combination_of_the_grid_are_runs_in_order(tmp_path
         (SMALL + '[grid]\nlogger = [["wandb"]]\n', "logger in .* applies to a single start"),
         (SMALL + "folds = 3\n[grid]\nseed = [1]\n", "folds without fold trains several runs: add fold"),
         (SMALL + "[grid]\nseed = [1, 1]\n", "contains a run twice"),
+        (
+            SMALL.replace("synthetic", "s3://b/x") + "[grid]\nseed = [1]\n",
+            "data in .* is the address s3://b/x, and only",
+        ),
+        (SMALL + '[grid]\ninit = ["hf://a/b"]\n', "init in .* is the address hf://a/b, and only"),
         (SMALL + '[grid]\nloss = ["dise"]\noptimizer = ["adm"]\n', "run .* of .*must be one of .*nearest: adamw"),
         (SMALL + "[grid]\nlearning_rate = [0.1, 99]\n", "run learning_rate=99 of .*--learning-rate must be between"),
         (SMALL + '[grid]\nrun = ["a"]\n', "run in .* applies to a single start"),
@@ -90,11 +95,17 @@ def test_a_wrong_file_is_answered_before_anything_is_trained(tmp_path, text, mes
         plan_of(tmp_path, text)
 
 
-@pytest.mark.parametrize("line", ['network = "mine:Net"', 'augment = "mine:f"', "max_steps = 3", "folds = 2"])
+@pytest.mark.parametrize(
+    "line", ['network = "mine:Net"', 'augment = "mine:f"', "max_steps = 3", "folds = 2", 'init = "gs://bucket/x"']
+)
 def test_a_config_file_that_a_sweep_names_may_do_no_more_than_the_sweep(tmp_path, line):
     (tmp_path / "c.toml").write_text(line)
-    with pytest.raises(UserError, match=f"run seed=1 of .*{line.split()[0]}"):
-        plan_of(tmp_path, SMALL + f'config = "{tmp_path / "c.toml"}"\n[grid]\nseed = [1]\n')
+    with pytest.raises(
+        UserError, match=f"{line.split()[0]}.*(single start|may only be|custom code|command line|several runs)"
+    ):
+        plan_of(
+            tmp_path, SMALL.replace('init = "none"', "") + f'config = "{tmp_path / "c.toml"}"\n[grid]\nseed = [1]\n'
+        )
 
 
 def test_every_fold_may_be_a_run_of_the_grid(tmp_path):
@@ -102,9 +113,45 @@ def test_every_fold_may_be_a_run_of_the_grid(tmp_path):
     assert [(run.config.folds, run.config.fold) for run in plan.runs] == [(2, 1), (2, 2)]
 
 
+def test_an_address_of_the_command_line_is_for_every_run(tmp_path):
+    file = tmp_path / "a.toml"
+    file.write_text(SMALL + "[grid]\nseed = [1, 2]\n")
+    given = {"data": "", "init": "hf://someone/street"}
+    plan = read_plan(str(file), "", given)
+    assert [run.config.init for run in plan.runs] == ["hf://someone/street"] * 2
+    assert all("--init hf://someone/street" in " ".join(run.words) for run in plan.runs)
+    assert plan.runs[0].config.data == "synthetic"
+    with pytest.raises(UserError, match="--seed is for every run, but .* varies seed"):
+        read_plan(str(file), "", {"seed": "3"})
+
+
+def test_names_of_runs_fit_into_a_file_name_in_any_language(tmp_path):
+    name = "\u00e4" * 90
+    plan = plan_of(
+        tmp_path, SMALL + f'[runs]\n"{name}" = {{init = "{"x" * 50}"}}\n[grid]\nloss = ["{"ce + " * 30}ce"]\n'
+    )
+    assert len(plan.runs[0].name.encode()) <= 200 and plan.runs[0].name.startswith(name)
+
+
+def test_a_linked_run_folder_is_refused_and_its_target_left_alone(tmp_path, trained):
+    plan = plan_of(tmp_path, SMALL + NAMED)
+    mine = tmp_path / "mine"
+    (tmp_path / "out").mkdir()
+    mine.mkdir()
+    (mine / "config.toml").write_text(plan.runs[1].config.to_toml())
+    (mine / "result.json").write_text(json.dumps(RESULT))
+    (tmp_path / "out" / "dice").symlink_to(mine)
+    assert [row["status"] for row in rows_of(plan, {})] == ["waiting", "unfinished"]  # and not its result
+    with pytest.raises(UserError, match="out/dice is a link"):
+        train_all(plan)
+    assert trained[0] == [] and sorted(path.name for path in mine.iterdir()) == ["config.toml", "result.json"]
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match="none.toml is not a file: pass the TOML file"):
         read_plan(str(tmp_path / "none.toml"))
+    with pytest.raises(UserError, match="no home folder is known"):
+        read_plan("~no-such-user/a.toml")
 
 
 @pytest.fixture

@@ -32,7 +32,11 @@ def test_a_config_survives_its_toml_form(tmp_path):
         ),
         ("learning_rate = -1", "--learning-rate must be between .*, got -1"),
         ("seed = nan", "seed in .* must be int"),
-        ('logger = ["wandb"]', "sets logger, which may only be given on the command line, .* and add --logger"),
+        ('logger = ["wandb"]', "sets logger, which may only be given on the command line: .* and add --logger"),
+        (
+            'coordinator = "192.0.2.1:80"\nmax_steps = 3',
+            "sets coordinator, max_steps, .* add --coordinator, --max-steps",
+        ),
     ],
 )
 def test_a_faulty_file_is_refused_by_key(tmp_path, text, message):

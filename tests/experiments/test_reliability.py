@@ -20,9 +20,10 @@ def read(name):
 def listed():
     sys.path.insert(0, str(FOLDER))
     try:
+        from attack_features import feature_attacks
         from attack_list import attacks
 
-        return attacks()
+        return [*attacks(), *feature_attacks()]
     finally:
         sys.path.remove(str(FOLDER))
 
@@ -36,6 +37,7 @@ def test_each_kind_is_attacked_in_three_ways_or_more_at_each_command(listed):
 def test_all_attacks_held_within_their_limits(listed):
     found = read("attacks.json")
     assert found["failed"] == [] and found["held"] == found["attacks"] == len(listed) - len(found["left"])
+    assert set(found["dates"]) == {"first", "features"} and all(date in PAGE for date in found["dates"].values())
     names = {f"{attack.kind}|{attack.name}|{attack.command}": attack.kind for attack in listed}
     assert all(f"`{name.split('|')[1]}`" in PAGE for name in found["left"])  # the page names what was not run
     by_kind = collections.Counter(names.values()) - collections.Counter(names[name] for name in found["left"])
@@ -49,6 +51,23 @@ def test_all_attacks_held_within_their_limits(listed):
         peaks = [mib for name, mib in found["pictures_peak_beyond_usual_mib"].items() if name.startswith(f"{command},")]
         name = "train" if command == "begin" else command
         assert f"| {name} | {found['usual_peak_mib'][command]} | {max(peaks)} |" in PAGE
+
+
+def test_the_figures_are_the_sums_of_two_sets_of_their_own_dates():
+    found = read("attacks.json")
+    sys.path.insert(0, str(FOLDER))
+    try:
+        from attack_summary import combine
+    finally:
+        sys.path.remove(str(FOLDER))
+    assert combine(found["sets"]) == found
+    assert sum(part["attacks"] for part in found["sets"].values()) == found["attacks"]
+    for part in found["sets"].values():
+        assert (
+            sum(part["attacks_by_commit"].values())
+            == part["attacks"]
+            == sum(kind["attacks"] for kind in part["by_kind"].values())
+        )
 
 
 def test_the_table_of_kinds_has_the_figures_of_the_attacks():

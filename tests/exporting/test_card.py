@@ -8,7 +8,7 @@ import pytest
 
 from segnet_jax.exporting.card import CardFacts, card
 
-HOSTILE = "</td><script>alert(1)</script> | x | [a](http://b)\n---\nlicense: mit\n# `code`"
+HOSTILE = "</td><script>alert(1)</script> | x | [a](http://b)\n---\nlicense: mit\n# `code` \x1b[2J\u202e"
 RESULT = {
     "split": "val",
     "num_images": 48,
@@ -99,6 +99,7 @@ def test_texts_of_a_run_are_no_markup_and_end_no_line():
     result = RESULT | {"split": HOSTILE, "interval": {"miou": ["<b>", 1]}, "num_images": "<i>"}
     result |= {"per_class": {HOSTILE: {"iou": "<u>"}}}
     page = changed(**facts, classes=(HOSTILE, "l" * 5000), result=result)
+    assert all(line.isprintable() for line in page.splitlines())
     assert header_of(page)["license"] == "other"
     body = page.split("---\n", 2)[2]
     assert not re.search(r"<(script|b|i|u|/td)>", page.split("model-index")[1].split("\n", 1)[1])

@@ -1,6 +1,7 @@
 """Test test-time augmentation and ensembles against slow loops in numpy, in Python and in the commands."""
 
 import dataclasses
+import errno
 import json
 import math
 
@@ -17,8 +18,11 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.inference.averaging import Views, average, log_mean
 from segnet_jax.inference.ensemble import check_members, warn_of_other_splits
+from segnet_jax.nn.segnet import SegNet
+from segnet_jax.reporting.csv_files import image_scores_csv
 from segnet_jax.runs.dataset import open_data
-from segnet_jax.system.errors import UserError
+from segnet_jax.system.errors import DiskFull, UserError
+from segnet_jax.training import network_source
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +207,7 @@ def test_tiles_are_scored_at_the_native_size_as_predict_segments_them(runs, tmp_
     assert found["confusion"] != scores_of(tmp_path, run, "--no-boundary")["confusion"]
 
 
-def test_the_csv_has_the_scores_of_each_image(runs, tmp_path):
+def test_the_csv_has_the_scores_of_each_image(runs, tmp_path, monkeypatch):
     scores_of(tmp_path, runs[0], "--no-boundary", "--csv", tmp_path / "images.csv")
     header, *lines = (line.split(",") for line in (tmp_path / "images.csv").read_text().splitlines())
     assert header == ["image", "pixels", "accuracy", "mIoU", *(f"IoU {name}" for name in CAMVID.names)]
@@ -226,6 +230,13 @@ def test_the_csv_has_the_scores_of_each_image(runs, tmp_path):
     (tmp_path / "other.csv").write_text("a,b\n")
     with pytest.raises(UserError, match="already exists and is not overwritten"):
         scores_of(tmp_path, runs[0], "--csv", tmp_path / "other.csv")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(evaluate, "atomic_write_text", full)
+    with pytest.raises(DiskFull, match="cannot write a file: No space left on device; the scores above are complete"):
+        scores_of(tmp_path, runs[0], "--no-boundary", "--csv", tmp_path / "images.csv")
 
 
 def test_runs_of_other_folds_are_warned_of_as_their_training_images_may_be_scored(runs, logged):
@@ -282,6 +293,30 @@ def test_runs_that_do_not_fit_are_named_with_the_difference(runs, tmp_path):
 def test_bad_flags_of_evaluate_are_reported(runs, tmp_path, flags, message):
     with pytest.raises(UserError, match=message):
         scores_of(tmp_path, runs[0], *flags)
+
+
+def test_a_model_that_no_run_needs_is_an_error(runs):
+    for given in (runs[0], runs):
+        with pytest.raises(UserError, match="(was not|no network of .*,.* was) passed from Python: omit model"):
+            segnet_jax.evaluate(given, model=SegNet)
+
+
+def test_further_runs_of_predict_may_be_in_buckets(runs, tmp_path, monkeypatch):
+    Image.fromarray(noise(0, 24, 32)).save(tmp_path / "a.png")
+    fetched = []
+    monkeypatch.setattr(network_source, "local_copy", lambda flag, address: fetched.append(address) or runs[1])
+    for name, other in (("there", "s3://street/runs/b"), ("here", runs[1])):
+        flags = [runs[0], other, tmp_path / "a.png", "--out", tmp_path / name]
+        options = parse_flags(predict.PredictOptions, list(map(str, flags)), prog="p", description="")
+        assert options.num_others == 1 and predict.predict(options) == 0
+    assert fetched == ["s3://street/runs/b"]
+    assert (tmp_path / "there" / "a.png").read_bytes() == (tmp_path / "here" / "a.png").read_bytes()
+
+
+def test_names_in_the_csv_have_no_control_characters_and_start_no_formula():
+    text = image_scores_csv(["\x1b[2J\u202ea", "=1+1", "\t=1", "b\nc"], np.ones((4, 2, 2), int), ["\x1b]0;x\x07", "b"])
+    assert text.splitlines()[0] == r"image,pixels,accuracy,mIoU,IoU \x1b]0;x\x07,IoU b"
+    assert [line.split(",")[0] for line in text.splitlines()[1:]] == [r"\x1b[2J\u202ea", "'=1+1", r"\t=1", r"b\nc"]
 
 
 def test_bad_settings_in_python_and_predict_are_reported(runs, tmp_path):

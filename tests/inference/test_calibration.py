@@ -122,8 +122,22 @@ def test_it_is_kept_where_another_file_cannot_be_written(run, tmp_path, monkeypa
     assert json.loads((run / "calibration.json").read_text())["size"] == "trained"
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"temperature": 0}', '{"temperature": 1e9, "step": 7, "tta": {}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("{", "[]", '{"temperature": 0}', '{"temperature": 1e9, "step": 7, "tta": {}}'),
+        f'{{"temperature": 1{"0" * 400}}}',  # float() overflows
+        f'{{"temperature": NaN, {json.dumps(conditions({"step": 7}, Views(), SIZING))[1:]}',
+    ],
+)
 def test_a_damaged_calibration_is_named(tmp_path, content):
     (tmp_path / "calibration.json").write_text(content)
     with pytest.raises(UserError, match="calibration.json is damaged: run evaluate --calibrate again, or delete it"):
+        read_temperature(str(tmp_path), conditions({"step": 7}, Views(), SIZING))
+
+
+def test_a_large_calibration_is_refused_before_it_is_read(tmp_path):
+    with open(tmp_path / "calibration.json", "wb") as file:
+        file.truncate(2**30)
+    with pytest.raises(UserError, match="has 1,073,741,824 bytes, over the limit of 10,000"):
         read_temperature(str(tmp_path), conditions({"step": 7}, Views(), SIZING))

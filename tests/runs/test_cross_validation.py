@@ -78,10 +78,31 @@ def test_a_named_folder_is_used_and_other_files_in_it_are_refused(trainer, tmp_p
         UserError, match="mine contains other files than folds, and nothing is overwritten: choose another --run"
     ):
         run_all(Config(data="synthetic", folds=2, run="mine"))
+    (tmp_path / "repository" / ".git").mkdir(parents=True)
+    with pytest.raises(UserError, match="repository contains other files than folds"):
+        run_all(Config(data="synthetic", folds=2, run="repository"))
     with pytest.raises(UserError, match="fold-1 contains other files than folds"):
         run_all(Config(data="synthetic", folds=2, run="mine/fold-1"))
     with pytest.raises(UserError, match="--folds trains in one process, got --coordinator"):
         run_all(Config(folds=2, coordinator="a:1"))
+
+
+def test_a_linked_fold_is_refused_and_its_target_left_alone(trainer, tmp_path, caplog):
+    run_all = partial(cross_validate, train=trainer[0])
+    config = Config(data="synthetic", folds=2)
+    mine = tmp_path / "mine"
+    trainer[0](Config(data="synthetic", folds=2, fold=1, run=str(mine)))
+    trainer[1].clear()
+    for folder in ("cv", "runs/synthetic-folds-1"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "fold-1").symlink_to(mine)
+    with pytest.raises(UserError, match="cv/fold-1 is a link"):
+        run_all(Config(data="synthetic", folds=2, run="cv"))
+    with pytest.raises(UserError, match="cv/fold-1 is a link"):
+        parse_config(["--folds", "2", "--run", "cv", "--resume"], prog="segnet_jax.train", description="")
+    assert trainer[1] == [] and sorted(path.name for path in mine.iterdir()) == ["config.toml", "result.json"]
+    assert str(run_all(config)) == "runs/synthetic-folds-2"  # one that is found automatically is skipped
+    assert "runs/synthetic-folds-1 is skipped" in caplog.text and "fold-1 is a link" in caplog.text
 
 
 def test_a_damaged_result_of_a_fold_is_named(trainer):

@@ -1,12 +1,14 @@
 """Test that the reader of `result.json` returns its content or raises a one-line error, whatever the file contains."""
 
 import json
+import tracemalloc
 
 import pytest
 
 from segnet_jax import api
 from segnet_jax.runs.cross_validation import summarize_folds
 from segnet_jax.runs.run_folder import read_result
+from segnet_jax.system.confined import parse_json
 from segnet_jax.system.errors import UserError
 
 RESULT = {"miou": 0.5, "mean_accuracy": None, "global_accuracy": 1, "step": 2, "num_images": 4, "split": "val"}
@@ -56,3 +58,13 @@ def test_a_damaged_or_foreign_result_is_answered_in_one_line(tmp_path, text, why
 def test_folds_with_other_classes_are_refused():
     with pytest.raises(UserError, match="the results of fold-1, fold-2 have different classes"):
         summarize_folds({"fold-1": RESULT, "fold-2": RESULT | {"per_class": {"Sea": {"iou": 0.5}}}})
+
+
+def test_json_of_many_lists_is_refused_before_it_takes_memory(tmp_path):
+    (tmp_path / "result.json").write_bytes(b'{"x": [' + b"[]," * 2_000_000 + b"[]]}")  # 6 MB; 130 MB when it is read
+    tracemalloc.start()
+    with pytest.raises(UserError, match="result.json is damaged .it has over 2,000,000 lists and objects"):
+        read_result(tmp_path)
+    assert tracemalloc.get_traced_memory()[1] < 40e6
+    tracemalloc.stop()
+    assert parse_json(b"[" + b"[0]," * 999_990 + b"1]")[-1] == 1

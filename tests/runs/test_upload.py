@@ -1,6 +1,7 @@
 """Test training from a bucket and uploading to one; failed uploads are named and do not stop training."""
 
 import threading
+import time
 
 import pytest
 from bucket_servers import client, refusing, s3_server, set_server
@@ -102,6 +103,46 @@ def test_a_failed_upload_is_a_warning_that_names_what_is_missing(tmp_path, monke
     assert any(path.startswith("/street/runs/.segnet_jax-") for path in put)
     assert "files of" in logged[-1] and "were not uploaded to s3://street/runs/run (access is denied" in logged[-1]
     assert "checkpoints/best/7/" in logged[-1] and "HIDDEN" not in logged[-1] and "\n" not in logged[-1]
+
+
+class HangingBucket:
+    """A bucket that stops to answer after some files; `goes_on` lets it answer again."""
+
+    def __init__(self, num_files):
+        self.put, self.num_files, self.goes_on = [], num_files, threading.Event()
+
+    def put_file(self, path, there, callback):
+        if len(self.put) >= self.num_files:
+            self.goes_on.wait(60)
+        self.put.append(there)
+
+    def find(self, root):
+        return []
+
+
+def test_the_end_of_a_training_waits_for_a_hanging_bucket_for_a_limited_time(tmp_path, monkeypatch, logged):
+    run, bucket = make_run(tmp_path / "run"), HangingBucket(2)
+    monkeypatch.setattr(upload, "open_bucket", lambda *_: bucket)
+    monkeypatch.setattr(upload, "_PATIENCE", 0.2)
+    start = time.monotonic()
+    with uploading(run, "s3://street/runs", is_new=True):
+        pass
+    assert time.monotonic() - start < 30 and len(bucket.put) == 2
+    assert f"{len(files_of(run)) - 2} files of {run} were not uploaded to s3://street/runs/run" in logged[-1]
+    assert "(nothing was uploaded for 0 seconds)" in logged[-1] and "the local run folder is complete" in logged[-1]
+    bucket.goes_on.set()
+
+
+def test_the_end_of_a_training_waits_for_a_slow_bucket_that_takes_its_files(tmp_path, monkeypatch, logged):
+    run, bucket = make_run(tmp_path / "run"), HangingBucket(10**6)
+    put = bucket.put_file
+    monkeypatch.setattr(bucket, "put_file", lambda *args, callback: (time.sleep(0.1), put(*args, callback=callback)))
+    monkeypatch.setattr(upload, "open_bucket", lambda *_: bucket)
+    monkeypatch.setattr(upload, "_PATIENCE", 1.0)  # less than all files take
+    with uploading(run, "s3://street/runs", is_new=True):
+        pass
+    assert len(bucket.put) == len(files_of(run)) > 12
+    assert logged[-1] == f"upload   {len(bucket.put)} files are in s3://street/runs/run"
 
 
 def test_a_bucket_that_denies_or_does_not_exist_is_refused_before_the_run_is_created(tmp_path, monkeypatch):

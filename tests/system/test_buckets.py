@@ -5,6 +5,9 @@ from bucket_servers import client, refusing, s3_server, set_server
 
 from segnet_jax.config.fields import Config
 from segnet_jax.data.camvid.find_folder import camvid_folder
+from segnet_jax.distributed.data_parallel import choose_devices
+from segnet_jax.runs.default_recipe import is_own_folder
+from segnet_jax.runs.initialization import read_initial
 from segnet_jax.system import buckets
 from segnet_jax.system.bucket_address import PACKAGES, is_file_name
 from segnet_jax.system.errors import UserError
@@ -175,3 +178,8 @@ def test_a_stored_address_is_not_read_unless_the_command_names_it():
     """Check that an untrusted run's config cannot make a command connect with the user's credentials."""
     with pytest.raises(UserError, match="read only if this command names it: add --data s3://street/never-named"):
         camvid_folder("s3://street/never-named")
+    with pytest.raises(UserError, match="read only if this command names it: add --data s3://street/never-named"):
+        is_own_folder("s3://street/never-named")
+    for address in ("s3://street/never-named", "hf://someone/never-named"):
+        with pytest.raises(UserError, match=f"read only if this command names it: add --init {address}"):
+            read_initial(Config(data="synthetic", init=address), choose_devices("1"))

@@ -36,7 +36,7 @@ def camvid_folder(data: str) -> Path:
     """
     if data != "camvid":
         if is_address(data):
-            check_named(data)
+            check_named("--data", data)
             folder = local_copy("--data", data)
         else:
             folder = expanded(data)

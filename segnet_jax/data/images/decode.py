@@ -112,10 +112,12 @@ def _as_stored(data: bytes, header: Header, name: str, exif: Exif, pixels: Pixel
             message = f"{name} cannot be read as {pixels}: {error}"
             raise UserError(message, kind="broken-data", file=name, fix="save it as an uncompressed TIFF") from None
     image, turned = decode_picture(data, header, name, exif)
-    values = np.asarray(image)
     if header.format == "PNG" and pixels.bits == 16 and pixels.channels > 1:
+        image.close()  # frees its pixels
         opened = (open_picture(data, header.format, name) for _ in range(2))
         values = decode_png16(*opened, header.kind)
+    else:
+        values = np.asarray(image)
     return upright(values.reshape(header.height, header.width, -1).astype(pixels.dtype, copy=False), turned)
 
 

@@ -72,8 +72,12 @@ def decode_png16(image: Image.Image, again: Image.Image, kind: str) -> np.ndarra
         image._mode = "RGBA"
         image.tile = [image.tile[0]._replace(args="RGBA")]
         return np.ascontiguousarray(np.asarray(image)).view(">u2").astype(np.uint16)
+    values = np.asarray(image).astype(np.uint16)
+    image.close()  # frees its pixels
+    values <<= 8
     again.tile = [again.tile[0]._replace(args=_LOW_BYTES[kind][1])]  # reading as little-endian returns the low bytes
-    return np.asarray(image).astype(np.uint16) << 8 | np.asarray(again)
+    values |= np.asarray(again)
+    return values
 
 
 # --- TIFF ---

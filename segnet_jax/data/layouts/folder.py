@@ -8,6 +8,7 @@ from typing import NamedTuple
 from segnet_jax.data.label_files.class_table_files import find_class_table, folder_label_mapping
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
 from segnet_jax.data.layouts.names.find_lists import lists_in
+from segnet_jax.data.layouts.names.mask_names import entries_of, images_among_masks, masks_of_splits
 from segnet_jax.data.layouts.names.match_names import (
     WITHOUT_LABEL,
     match,
@@ -95,6 +96,8 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
         if loose:
             notes.append(f"warning: images outside the split folders are not used: {shown(listed(loose))}")
     entries: dict[str, list[Entry]] = {}
+    files = {split: (dict(each.images), [path for _, path in each.labels]) for split, each in found.items()}
+    class_masks = {} if read_options.label_suffix else masks_of_splits(files, folder)
     for split in ("", *SPLITS):
         if split not in found:
             continue
@@ -104,8 +107,11 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
             continue
         named = unique_names(of_split.images, folder, faults)
         root = folder / of_split.folders[1][0] if len(of_split.folders[1]) == 1 else None
-        pairs, unmatched = match_named(named, of_split.labels, folder, faults, read_options.label_suffix, root)
-        faults += other_labels(pairs, unmatched if report_unmatched else [], folder)
+        if split in class_masks:
+            pairs, unmatched = entries_of(class_masks[split], named, folder, faults)
+        else:
+            pairs, unmatched = match_named(named, of_split.labels, folder, faults, read_options.label_suffix, root)
+            faults += other_labels(pairs, unmatched if report_unmatched else [], folder)
         notes += unmatched_labels_note(unmatched if report_unmatched else [], folder)
         entries[split or "train"] = pairs
     lists = lists_in(folder, folder, faults)
@@ -161,6 +167,8 @@ def survey(folder: Path, read_options: ReadOptions, faults: list[Fault]) -> dict
         if role == "other" or role == "" and named_images and place.split == "":
             continue
         mine = paths if named_labels else images_among(paths)
+        if len(mine) == len(paths) and not named_labels:
+            mine = images_among_masks(paths) or mine
         mine = [] if role in ("labels", "colored labels") else mine
         images.setdefault(place.split, []).extend((place, path) for path in mine)
         rest = [path for path in paths if path not in set(mine)]

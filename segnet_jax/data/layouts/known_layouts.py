@@ -1,7 +1,6 @@
 """Layouts of published datasets, with their classes, and of Label Studio."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +12,6 @@ from segnet_jax.data.labels.label_mapping import LabelMapping
 from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.layouts import cityscapes, folder
 from segnet_jax.data.layouts.pairs import LayoutFiles
-from segnet_jax.system.errors import UserError
 
 
 class KnownLayout(NamedTuple):
@@ -28,8 +26,6 @@ PETS = LabelMapping(
     ClassTable(("pet", "background"), ((128, 0, 0), (0, 0, 0))),
     ((1, 0), (2, 1), (3, VOID), (VOID, VOID)),
 )
-_TASK = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-(.+)-\d+\.png")
-"""Label Studio's mask names, one file per class of a task."""
 
 
 def _has_folders(*needed: str) -> Callable[[Path], str]:
@@ -96,25 +92,6 @@ def _find_mapillary(root: Path, read_options: ReadOptions) -> LayoutFiles:
     return found._replace(label_mapping=own, notes=(*found.notes, note))
 
 
-def _recognize_label_studio(root: Path) -> str:
-    found = next((path for path in root.glob("**/*-tag-*.png") if _TASK.fullmatch(path.name)), None)
-    return f"{found.relative_to(root)} is named like Label Studio's mask of one class" if found else ""
-
-
-def _find_label_studio(root: Path, read_options: ReadOptions) -> LayoutFiles:
-    names = [path.name for path in root.glob("**/*-tag-*.png")]
-    classes = sorted({match[1] for match in map(_TASK.fullmatch, names) if match})
-    message = (
-        f"{len(names)} masks from Label Studio, one per class of a task ({', '.join(classes[:6])}), are named after "
-        "tasks, not images"
-    )
-    fix = (
-        "merge the masks of each task into one PNG of class ids (0 for background, 1 for the first class), named "
-        "after its image, which Label Studio's JSON export lists under the task id"
-    )
-    raise UserError(message, kind="mask-per-class", file=names[0], fix=fix)
-
-
 LAYOUTS = {
     "KITTI": KnownLayout(
         _has_folders("training/image_2", "training/semantic"),
@@ -131,6 +108,5 @@ LAYOUTS = {
     ),
     "Mapillary Vistas": KnownLayout(_recognize_mapillary, _find_mapillary),
     "COCO-Stuff": KnownLayout(_recognize_coco_stuff, _find_coco_stuff),
-    "Label Studio": KnownLayout(_recognize_label_studio, _find_label_studio),
 }
 """Layout name -> layout."""

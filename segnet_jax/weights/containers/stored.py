@@ -25,6 +25,9 @@ def misfits(
       tensors: all tensors in the file.
       needed: names that the file must contain, and their shapes.
       unused: names of other tensors that the file may contain.
+
+    Returns:
+      A description of missing, unknown and misshapen tensors; empty if there are none.
     """
     missing = [name for name in needed if name not in tensors]
     unknown = sorted(tensors.keys() - set(unused) - needed.keys())

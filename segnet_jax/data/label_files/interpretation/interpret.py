@@ -2,13 +2,12 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.label_files.interpretation.color_faults import choose_kinds, unknown_colors, with_void_index
-from segnet_jax.data.label_files.interpretation.evidence import LabelEvidence, pixels_of
+from segnet_jax.data.label_files.interpretation.evidence import HALF, Interpretation, LabelEvidence, pixels_of
 from segnet_jax.data.label_files.interpretation.label_values import mapping_of_values, values_without_table
 from segnet_jax.data.label_files.interpretation.table_values import values_of_table
 from segnet_jax.data.label_files.scan import describe_files, sum_counts
@@ -16,23 +15,6 @@ from segnet_jax.data.labels.classes import ClassTable, distinct_colors
 from segnet_jax.data.labels.label_mapping import LabelMapping, LabelRule, make_label_rule
 from segnet_jax.data.labels.void import OUTSIDE
 from segnet_jax.system.errors import Fault, UserError
-
-HALF = 0.5
-"""Fraction of void pixels above which the interpretation is doubted."""
-
-
-class Interpretation(NamedTuple):
-    """The interpretation of a folder's label files.
-
-    Attributes:
-      label_mapping: the classes.
-      rule: how label files are read.
-      doubts: signs that the interpretation is wrong.
-    """
-
-    label_mapping: LabelMapping
-    rule: LabelRule
-    doubts: tuple[Fault, ...]
 
 
 def interpret(

@@ -17,11 +17,24 @@ _PRESENT = "add the file, or remove the line"
 
 
 class Entry(NamedTuple):
-    """A pair of image and label files."""
+    """A pair of image and label files.
 
-    name: str  # the image's name without folder and extension
+    Attributes:
+      name: the image's name without folder and extension.
+      image: the image.
+      label: the label; the first mask of `masks`.
+      masks: pairs (class, path) of masks of one class each; empty for a label of all classes.
+    """
+
+    name: str
     image: Path
     label: Path
+    masks: tuple[tuple[str, Path], ...] = ()
+
+    @property
+    def labels(self) -> tuple[Path, ...]:
+        """All label files."""
+        return tuple(path for _, path in self.masks) or (self.label,)
 
 
 class Listing(NamedTuple):
