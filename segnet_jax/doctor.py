@@ -20,6 +20,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_protocol
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.config.options import (
+    ClassNames,
     DataFolder,
     File,
     GrayRange,
@@ -98,6 +99,9 @@ class DoctorOptions:
     labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and gray labels store, if it is ambiguous
     threshold: int = 0  # two classes: label values >= this are the second class, e.g. 128 for JPEG masks; 0: off
     unknown_color: Literal["error", "ignore"] = "error"  # on label colors of no class; ignore: read as void
+    mask_order: ClassNames = ()  # masks of one class each: classes that may overlap, from below to the top
+    unmasked: Literal["auto", "background", "void"] = "auto"  # masks of one class each: what pixels in no mask are
+    multi_label: bool = False  # masks of one class each: a pixel has all classes of its masks, at most 7 in all
     mostly_void: bool = False  # accept labels that are more than half void
     exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # how to read images with an EXIF rotation
     resize_labels: Literal["off", "nearest"] = "off"  # resize labels whose size differs from their image's

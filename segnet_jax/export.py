@@ -63,6 +63,7 @@ Example:
 
 EXPORT_FOLDER = "export"
 BATCHES, MAX_SIDE = (1, 3), 16_384
+_BITS = "bit c of a value is set if the pixel has class c: (prediction >> c) & 1"
 _MAX_LABELS = 200_000  # characters of a label rule
 ODD_SIZE = (97, 131)  # compared in addition to the run's size; odd at several stages, which exposes border bugs
 
@@ -151,6 +152,7 @@ def export(options: ExportOptions) -> int:
             echo(f"  {reports[name]['readable']}")
     if kept:
         echo(f"\n{subject.about['images']['note']}")
+        echo(*([f"prediction: {_BITS}"] if subject.multi_label else []))
         echo(f"checksums, sizes and classes: {out / REPORT_FILE}")
     if discarded:
         raise ExitError("; ".join(discarded.values()) + (f"; kept: {', '.join(kept)}" if kept else ""))
@@ -190,13 +192,15 @@ def _subject(options: ExportOptions, config: Config) -> ExportedNetwork:
         "reading": {name: getattr(config, name) for name in READING_FIELDS},
         "class_weights": [float(weight) for weight in restored.meta["class_weights"]],
         **_labels(options.run),
+        **({"prediction": _BITS} if network.classes.multi_label else {}),
         "checkpoint": restored.which,
         "step": network.step,
         "made_by": f"segnet_jax {versions()['segnet_jax']}",
     }
     variables, trained = (jax.tree.map(np.asarray, each) for each in (network.variables, restored.variables))
     size = None if options.size == (0, 0) else options.size
-    return ExportedNetwork(network.model, variables, trained, network.preprocessing, about, size, network.pixels)
+    settings = {"size": size, "pixels": network.pixels, "multi_label": network.classes.multi_label}
+    return ExportedNetwork(network.model, variables, trained, network.preprocessing, about, **settings)
 
 
 def _describe(pixels: Pixels) -> dict[str, Any]:

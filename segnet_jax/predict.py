@@ -22,25 +22,20 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.config.options import CustomNetwork, File, Folder, ImageSize, NumDevices, RunFolder, Section
 from segnet_jax.constants import RGB, VOID
 from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
-from segnet_jax.data.labels.classes import CAMVID, ClassTable
-from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, make_label_rule
+from segnet_jax.data.labels.classes import ClassTable
+from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.inference.averaging import TTA, Views, average
 from segnet_jax.inference.ensemble import open_others
+from segnet_jax.inference.labels import find_labels, rule_of
 from segnet_jax.inference.network import folded, unfolded
-from segnet_jax.inference.outputs import (
-    LabelScoring,
-    Outputs,
-    check_free,
-    find_labels,
-    output_suffixes,
-    print_totals,
-)
+from segnet_jax.inference.outputs import LabelScoring, Outputs, check_free, output_suffixes, print_totals
 from segnet_jax.inference.prediction_pipeline import segment_all
 from segnet_jax.inference.predictor import Predictor, Size, Sizing
 from segnet_jax.inference.sampling import check_samples
 from segnet_jax.inference.sources import Source, find_sources, name_outputs
 from segnet_jax.inference.temperature import conditions, read_temperature
 from segnet_jax.inference.video import load_av
+from segnet_jax.reporting import prediction_files
 from segnet_jax.runs import run_folder
 from segnet_jax.runs.dataset import read_options_of
 from segnet_jax.runs.out_of_memory import check_memory
@@ -60,7 +55,8 @@ logger = logging.getLogger(__name__)
 DESCRIPTION = """Segment images, all images in a folder, videos (extra `video`), or a camera frame (the camera's
 number, such as 0).
 
-For a.jpg it writes a.png, a palette image with class ids as values, and a_overlay.jpg; for a.mp4, a_overlay.mp4.
+For a.jpg it writes a.png, a palette image with class ids as values, and a_overlay.jpg; for a.mp4, a_overlay.mp4. If a
+pixel may have several classes, it writes a_CLASS.png, a mask of 0 and 255, for each class instead of a.png.
 Existing files are never overwritten.
 
 Examples:
@@ -170,8 +166,9 @@ def predict(options: PredictOptions) -> int:
                 raise UserError("--uncertainty needs dropout samples: add --samples 20")
             requested = {"confidence": options.confidence, "frames": options.frames, "errors": bool(options.labels)}
             requested["uncertainty"] = options.uncertainty
+            requested["masks"] = _mask_suffixes(run, config, options)
             sources = name_outputs(find_sources(paths), partial(output_suffixes, **requested))
-            labels = find_labels(sources, options.labels, config.label_suffix) if options.labels else {}
+            labels = _labels(run, options.labels, config, sources) if options.labels else {}
             if options.out:
                 check_distinct({"--json": options.json}, _files(sources, pathlib.Path(options.out), requested))
                 check_free(_files(sources, pathlib.Path(options.out), requested))
@@ -277,20 +274,30 @@ def _make_folder(options: PredictOptions) -> pathlib.Path:
         raise UserError(f"cannot create the folder {folder}: {error.strerror}; choose another with --out") from None
 
 
+def _mask_suffixes(run: str, config: Config, options: PredictOptions) -> list[str]:
+    """Return the suffixes of the masks of a network that predicts several classes per pixel; [] of others."""
+    if not config.multi_label:
+        return []
+    if options.samples or options.frames:
+        raise UserError("--samples and --frames are for one class per pixel, but the run has several: remove them")
+    if (stored := run_folder.labels_of(run)) is None:
+        raise UserError(f"{run} does not state its classes: labels.json is missing; restore it")
+    return prediction_files.mask_suffixes(stored.classes.names)
+
+
+def _labels(run: str, folder: str, config: Config, sources: Sequence[Source]) -> dict[Source, Entry]:
+    """Return the label files of the images, or the masks that a run trained on masks of one class each reads."""
+    stored = run_folder.labels_of(run)
+    classes = [name for name, _ in stored.rule.masks] if stored is not None else []
+    return find_labels(sources, folder, config.label_suffix, classes)
+
+
 def _scoring(
     run: str, options: PredictOptions, config: Config, classes: ClassTable, sizing: Sizing, max_pixels: int
 ) -> LabelScoring:
     """Return the label scoring, by the run's stored label rule or, for older runs, by its config."""
-    reading, stored = read_options_of(config), run_folder.labels_of(run)
-    if stored is not None:
-        rule = stored.rule
-    else:
-        ids = ((class_id, class_id) for class_id in range(len(classes)))
-        own = LabelMapping("the run", classes, (*ids, (VOID, VOID)))
-        rule = make_label_rule(TUTORIAL if classes.names == CAMVID.names else own, reading)
-    if options.void >= 0:
-        kept = tuple(each for each in rule.ids if each[1] != VOID and each[0] != options.void)
-        rule = dataclasses.replace(rule, ids=(*kept, (options.void, VOID)))
+    reading = read_options_of(config)
+    rule = rule_of(run_folder.labels_of(run), classes, reading, options.void)
     if not sizing.is_as_evaluated:
         logger.info("note: scores are computed at each image's original size; `evaluate` scores at the training size")
     return LabelScoring(rule, reading, sizing, max_pixels)

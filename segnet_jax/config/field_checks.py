@@ -41,6 +41,7 @@ def check_fields(config: Any, max_stages: int) -> None:
         raise UserError(f"--image-range must be BLACK WHITE with BLACK < WHITE, got {low} {high}")
     if config.scale[0] > config.scale[1]:
         raise UserError(f"--scale must be the smallest and the largest factor, got {config.scale[0]} {config.scale[1]}")
+    _check_multi_label(config)
     _check_crop(config)
     _check_stages(config, max_stages)
     _check_averaging(config)
@@ -87,6 +88,18 @@ def _check_folds(config: Any) -> None:
         if is_given:
             given = f"{option_of(name)} {getattr(config, name)}"
             raise UserError(f"--folds {config.folds} and {given} both choose the validation images: use one of them")
+
+
+def _check_multi_label(config: Any) -> None:
+    """Check that no other flag needs one class per pixel."""
+    if not config.multi_label:
+        return
+    for flag, is_given, instead in (
+        (f"--output {config.output}", config.output != "softmax", "omit it, as each class has a sigmoid"),
+        (f"--class-mix {config.class_mix:g}", config.class_mix > 0, "use --class-mix 0"),
+    ):
+        if is_given:
+            raise UserError(f"{flag} is for one class per pixel and cannot be used with --multi-label: {instead}")
 
 
 def _check_crop(config: Any) -> None:

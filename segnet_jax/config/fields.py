@@ -13,6 +13,7 @@ from segnet_jax.config.class_weights import ClassWeights, given_weights
 from segnet_jax.config.field_checks import check_fields
 from segnet_jax.config.multipliers import check_multipliers
 from segnet_jax.config.options import (
+    ClassNames,
     DataFolder,
     Degrees,
     Given,
@@ -67,9 +68,8 @@ class Config:
     protocol: Name = ""  # named recipe that sets the defaults of the other flags, such as demo or scratch
 
     # data
-    data: DataFolder = field(
-        default="camvid", metadata=FREE
-    )  # a dataset folder, s3:// or gs:// address, "camvid" (from prepare), or "synthetic"
+    # a dataset folder, s3:// or gs:// address, "camvid" (from prepare), or "synthetic"
+    data: DataFolder = field(default="camvid", metadata=FREE)
     split_rule: Literal["tutorial", "matlab", "trainval", "leave-out"] = "tutorial"  # how to split CamVid's frames
     # with --split-rule leave-out: validate on this sequence, such as 0016E5; train on the others
     leave_out: SequenceName = ""
@@ -88,11 +88,13 @@ class Config:
     labels_as: Literal["auto", "values", "colors"] = "auto"  # what palette and gray labels store, if it is ambiguous
     threshold: int = 0  # two classes: label values >= this are the second class, e.g. 128 for JPEG masks; 0: off
     unknown_color: Literal["error", "ignore"] = "error"  # on label colors of no class; ignore: read as void
+    mask_order: ClassNames = ()  # masks of one class each: classes that may overlap, from below to the top
+    unmasked: Literal["auto", "background", "void"] = "auto"  # masks of one class each: what pixels in no mask are
+    multi_label: bool = False  # masks of one class each: a pixel has all classes of its masks, at most 7 in all
     mostly_void: bool = False  # accept labels that are more than half void
     exif: Literal["refuse", "apply", "ignore", "by-label"] = "refuse"  # how to read images with an EXIF rotation
     resize_labels: Literal["off", "nearest"] = "off"  # resize labels whose size differs from their image's
-    # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
-    image_range: GrayRange = (0, 0)
+    image_range: GrayRange = (0, 0)  # black and white values of 16-bit images, such as 0 4095; 0 0: refuse them
     channels: int = 3  # image channels; 3: RGB, converted if necessary; others, such as 1 or 4: read as stored
     image_bits: Literal["8", "16"] = "8"  # bits per channel; 16 reads 16-bit PNG or TIFF files as stored, 0 to 65535
     follow_links: bool = False  # follow symbolic links that lead out of the dataset folder
@@ -132,7 +134,7 @@ class Config:
     dropout: float = field(default=0.0, metadata=OVERRIDE)  # dropout rate; Bayesian SegNet uses 0.5
     conv_bias: bool = False  # add a bias before each BatchNorm, as published; it has no effect
     final_batch_norm: bool = False  # apply BatchNorm and ReLU after the last convolution too
-    # output layer; softmax: a channel per class; sigmoid, for two classes: one channel, the log-odds of the second
+    # output layer; softmax: a channel per class (--multi-label: a sigmoid each); sigmoid, for two classes: one channel
     output: Literal["softmax", "sigmoid"] = "softmax"
     batch_norm_momentum: float = field(default=0.9, metadata=OVERRIDE)  # decay of the running statistics per step
     batch_norm_epsilon: float = field(default=1e-5, metadata=OVERRIDE)  # added to BatchNorm's variance
@@ -151,9 +153,8 @@ class Config:
     # initialization; normalize: rescale, with each layer's output divided by a constant so that its scales are about 1
     init_batch_norm: Literal["identity", "preserve", "rescale", "normalize"] = "identity"
     preprocessing: Literal["auto", "torch", "caffe", "raw"] = "auto"  # pixel normalization; auto: as the weights expect
-    freeze: Annotated[str, arg(metavar="STAGES")] = (
-        "none"  # stages not to train, BatchNorm included: "encoder", or N for stages 1 to N
-    )
+    # stages not to train, BatchNorm included: "encoder", or N for stages 1 to N
+    freeze: Annotated[str, arg(metavar="STAGES")] = "none"
 
     # training
     epochs: int = field(default=100, metadata=OVERRIDE)  # passes over the training split
@@ -242,9 +243,8 @@ class Config:
     swa_epochs: int = 0
     swa_learning_rate: float = field(default=0.0, metadata=OVERRIDE)  # rate of --swa-epochs; 0: the rate at their start
     log_norms: bool = field(default=False, metadata=FREE)  # log the norms of the gradients and of the weights
-    profile: int = field(
-        default=0, metadata=OF_THIS_START
-    )  # write a jax.profiler trace of N steps, after the first two dispatches, to RUN/profile
+    # write a jax.profiler trace of N steps, after the first two dispatches, to RUN/profile
+    profile: int = field(default=0, metadata=OF_THIS_START)
     logger: Loggers = field(default=(), metadata=OF_THIS_START)  # also log to wandb, mlflow or both
     # also copy checkpoints and the finished run to s3://BUCKET/PREFIX or gs://BUCKET/PREFIX; --run stays a local folder
     upload: Annotated[str, arg(metavar="ADDRESS")] = field(default="", metadata=OF_THIS_START)

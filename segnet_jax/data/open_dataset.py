@@ -19,7 +19,7 @@ from segnet_jax.data.label_files.class_table_files import find_class_table, fold
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, StoredLabels
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
-from segnet_jax.data.layouts import camvid, cityscapes, fastai, known_layouts, pascal_voc
+from segnet_jax.data.layouts import camvid, cityscapes, fastai, known_layouts, label_studio, pascal_voc
 from segnet_jax.data.layouts import folder as own_folder
 from segnet_jax.data.layouts.contents import describe_contents
 from segnet_jax.data.layouts.folder import IMAGES, LABELS
@@ -159,6 +159,7 @@ LAYOUTS = {
     "Pascal VOC": pascal_voc,
     "fast.ai": fastai,
     **known_layouts.LAYOUTS,
+    "Label Studio": label_studio,
     OWN_FOLDERS: own_folder,
 }
 """Layout name -> module, in the order in which they are tried."""
@@ -191,6 +192,9 @@ def label_files(data: str, read_options: ReadOptions) -> list[tuple[Path, str]]:
     by_lists = uses_pair_lists(folder)
     found = layout.find(folder, read_options) if layout and not by_lists else camvid.find(folder)
     labels = [entry.label for entries in found.entries.values() for entry in entries]
+    if any(entry.masks for entries in found.entries.values() for entry in entries):
+        message = f"{folder} has masks of one class each, whose names are those of the classes: omit --classes; to set "
+        raise UserError(f"{message}another order or colors, write {folder}/classes.toml yourself")
     if not labels:
         raise UserErrors(folder, found.faults)
     return [(path, path.relative_to(folder).as_posix()) for path in labels]
@@ -211,9 +215,9 @@ def _check_is_camvid(split_rule: str, layout: str) -> None:
 
 
 def _inner(folder: Path) -> list[Path]:
-    """Return the datasets nearest below a folder, at most three levels down."""
+    """Return the datasets nearest below a folder, at most five levels down."""
     found = []
-    for pattern in ("*", "*/*", "*/*/*"):
+    for pattern in ("*", "*/*", "*/*/*", "*/*/*/*", "*/*/*/*/*"):
         inner = sorted(path for path in itertools.islice(folder.glob(pattern), _MAX_SEARCHED) if path.is_dir())
         found += [path for path in inner if (path / "train.txt").is_file() or layout_of(path)]
         if found:
@@ -269,7 +273,7 @@ def _has_files_in(dataset: Path, folder: Path) -> bool:
         path.is_relative_to(folder)
         for split in entries.values()
         for entry in split
-        for path in (entry.image, entry.label)
+        for path in (entry.image, *entry.labels)
     )
 
 

@@ -37,12 +37,7 @@ class ClusterProcess:
 
 
 def from_flags(coordinator: str, process_id: int, num_processes: int) -> ClusterProcess | None:
-    """Return the process that the flags describe, or None if no flag is set.
-
-    Args:
-      coordinator: host:port; empty if not set.
-      process_id: -1 if not set.
-      num_processes: 0 if not set.
+    """Return the process that the flags describe, or None if all have their defaults: "", -1 and 0.
 
     Raises:
       UserError: If only some of the flags are set, or a value is invalid.
@@ -53,7 +48,7 @@ def from_flags(coordinator: str, process_id: int, num_processes: int) -> Cluster
         return None
     if missing := flags.keys() - given.keys():
         options = " ".join(f"{flag} {value}" for flag, value in given.items())
-        raise UserError(f"{options} also needs {' and '.join(sorted(missing))}: set all three flags")
+        raise UserError(f"{' and '.join(sorted(missing))} must be set together with {options}")
     process = ClusterProcess(coordinator, process_id, num_processes)
     if process.address == ("", 0):
         raise UserError(f"--coordinator must be host:port of process 0, such as node1:4321, got {coordinator!r}")

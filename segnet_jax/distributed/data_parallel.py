@@ -74,12 +74,7 @@ class Devices:
 
 
 def choose_devices(devices: str, deterministic: bool = False, mapping: Mapping = "pmap") -> Devices:
-    """Return the first `devices` devices, or all of them.
-
-    Args:
-      devices: number of devices, or "all".
-      deterministic: as in `Devices`.
-      mapping: as in `Devices`.
+    """Return the first `devices` devices, or all of them if it is "all".
 
     Raises:
       UserError: If JAX finds too few devices or none, or several processes would leave devices unused.
@@ -143,15 +138,7 @@ def _mapped(step: Callable, devices: Devices, in_axes: Sequence[Axis], out_axes:
 
 
 def sharded_on(mesh: Mesh, step: Callable, in_axes: Sequence[Axis], out_axes: Sequence[Axis], donate_argnums=()):
-    """Map a step over the devices of a mesh as `--mapping shard_map` does; the devices need not be present to compile.
-
-    Args:
-      mesh: mesh with the axis AXIS.
-      step: per-device function that returns a tuple.
-      in_axes: device axis of each argument.
-      out_axes: device axis of each result.
-      donate_argnums: indices of the donated arguments.
-    """
+    """Jit the result of `sharded`, as `--mapping shard_map` does; the devices need not be present to compile."""
     return jax.jit(
         sharded(step, mesh, in_axes, out_axes),
         in_shardings=tuple(NamedSharding(mesh, _spec(axis)) for axis in in_axes),
@@ -167,7 +154,7 @@ def sharded(
 
     Args:
       step: per-device function that returns a tuple.
-      mesh: mesh with the axis AXIS; its devices need not exist if the step is only lowered.
+      mesh: mesh with the axis AXIS; its devices need not be present if the step is only lowered.
       in_axes: device axis of each argument.
       out_axes: device axis of each result.
     """

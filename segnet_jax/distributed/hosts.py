@@ -69,11 +69,6 @@ class Hosts:
     def broadcast(self, name: str, value: str | None = None, seconds: float = LEAVE_SECONDS) -> str:
         """Return process 0's value in all processes, which must call this equally often with each name.
 
-        Args:
-          name: name of the value.
-          value: used in process 0, ignored in the others.
-          seconds: timeout.
-
         Raises:
           HostLost: If process 0 does not send its value in time.
           ValueError: If process 0 passes no value.
@@ -123,11 +118,9 @@ class Hosts:
         self.all_gather(name, "", seconds)
 
     def ask_to_stop(self, call: int, exit_code: int) -> None:
-        """Request that all processes stop before the next step call; the first request sets the exit code.
+        """Request that all processes stop before the next step call; `call` is the number of this process's next call.
 
-        Args:
-          call: number of the step call that this process is about to make.
-          exit_code: exit code of all processes.
+        The first request sets the exit code of all processes.
         """
         if self._watchdog is None:
             self._stop = self._stop or (call, exit_code)
@@ -211,12 +204,8 @@ def join(
 ) -> Hosts:
     """Join the other processes, if any, before JAX's backend is initialized.
 
-    Args:
-      coordinator: host:port of process 0, or "" to detect the cluster.
-      process_id: this process's number, from 0; -1 if not set.
-      num_processes: number of processes; 0 if not set.
-      heartbeat: seconds without a message after which a process counts as lost.
-      seconds: timeout for all processes to join.
+    The first three arguments are as in `cluster.from_flags`; if they are not set, the cluster is detected. A process
+    counts as lost after `heartbeat` seconds without a message.
 
     Raises:
       UserError: If flags are incomplete, invalid or differ between processes, the port is in use, or the coordinator is

@@ -17,7 +17,7 @@ LAST_NEWS_SECONDS = 1.0  # for the watchdog to receive the reason for the end of
 
 
 def open_relay(far_address: tuple[str, int], on_end: Callable[[], None]) -> int:
-    """Connect to another host and open a local port that relays one connection to it.
+    """Connect to another host, open a local port that relays one connection to it, and return the port.
 
     Args:
       far_address: host and port to connect to.
@@ -66,7 +66,6 @@ def _serve(server: socket.socket, far: socket.socket, on_end: Callable[[], None]
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:
-    """Copy bytes until the source is closed."""
     with contextlib.suppress(OSError):
         while data := source.recv(1 << 16):
             sink.sendall(data)

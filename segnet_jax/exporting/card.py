@@ -38,10 +38,12 @@ _OTHER_DATA = (
     "network."
 )
 
-_LIMITS = (
-    "The network knows only these classes, and images like those that it was trained on. It assigns one of its classes "
-    "to every pixel, even where none fits. Score it on your own images before you rely on it."
+_LIMITS = tuple(
+    f"The network knows only these classes, and images like those that it was trained on. {sentence}Score it on your "
+    "own images before you rely on it."
+    for sentence in ("It assigns one of its classes to every pixel, even where none fits. ", "")
 )
+"""Limits of a network that predicts one class per pixel, and of one that predicts several."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class CardFacts:
       made_by: program and version.
       date: ISO date of the export.
       images: description of the network's input.
+      multi_label: whether a pixel may have several classes.
     """
 
     network: str
@@ -81,6 +84,7 @@ class CardFacts:
     made_by: str
     date: str
     images: str = "RGB images"
+    multi_label: bool = False
 
 
 def card(facts: CardFacts) -> str:
@@ -93,7 +97,7 @@ def card(facts: CardFacts) -> str:
         [
             ("network", f"{facts.network}, {facts.num_parameters:,} parameters"),
             ("input", f"{facts.images}, trained at {height}x{width} (height x width)"),
-            ("output", f"one of {len(facts.classes)} classes for each pixel"),
+            ("output", f"{_number(facts)} of {len(facts.classes)} classes for each pixel"),
             ("data", f"{_text(facts.dataset)}{images}"),
             ("recipe", f"{recipe}, initial weights: {_text(facts.init)}"),
             ("checkpoint", f"{facts.checkpoint}, step {facts.step:,}"),
@@ -104,15 +108,20 @@ def card(facts: CardFacts) -> str:
     sections = [
         _header(facts, scored),
         f"# SegNet for {_title(facts.dataset)}",
-        "Semantic segmentation in JAX: the network assigns one of the classes below to every pixel of an image.",
+        "Semantic segmentation in JAX: the network assigns "
+        f"{_number(facts)} of the classes below to every pixel of an image.",
         facts_table,
         f"## How to use it\n\n{_use(facts)}",
         f"## Scores\n\n{_scores(facts, scored)}",
         f"## Classes\n\n{_classes(facts, scored)}",
         f"## Data and licenses\n\n{_licenses(facts)}",
-        f"## Limits\n\n{_LIMITS}",
+        f"## Limits\n\n{_LIMITS[facts.multi_label]}",
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _number(facts: CardFacts) -> str:
+    return "any number" if facts.multi_label else "one"
 
 
 def _use(facts: CardFacts) -> str:

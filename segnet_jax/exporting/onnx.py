@@ -33,7 +33,11 @@ def write(subject: ExportedNetwork, path: pathlib.Path) -> None:
     x = _normalize(graph, "images", subject.preprocessing)
     logits = _network(graph, x, subject.model, subject.variables["params"])
     graph.add("Transpose", [logits], "logits", perm=[0, 2, 3, 1])
-    graph.add("Cast", [graph.add("ArgMax", [logits], "class_ids", axis=1, keepdims=0)], "prediction", to=_UINT8)
+    if subject.multi_label:
+        class_ids = _bits_above_zero(graph, logits, subject.model.num_classes)
+    else:
+        class_ids = graph.add("ArgMax", [logits], "class_ids", axis=1, keepdims=0)
+    graph.add("Cast", [class_ids], "prediction", to=_UINT8)
     kind = _UINT8 if subject.pixels.bits == 8 else _UINT16
     size = ["batch", "height", "width"] if subject.size is None else [1, *subject.size]
     made = onnx.helper.make_model(
@@ -133,6 +137,16 @@ def _network(graph: "_Graph", x: str, model: SegNet, params: dict[str, Any]) -> 
         params = params | {last: {part: np.pad(each, before[part]) for part, each in params[last].items()}}
     logits = _convolve(graph, x, params[last], last)
     return graph.add("Relu", [logits], f"{last}_relu") if model.final_batch_norm else logits
+
+
+def _bits_above_zero(graph: "_Graph", logits: str, num_classes: int) -> str:
+    """Return the sum of 2^c over the classes c whose logit is above 0, as `label_bits.classes_above_half`."""
+    is_above = graph.add("Greater", [logits, graph.zero], "is_above")
+    bits = graph.constant("bits", np.float32(2.0 ** np.arange(num_classes)).reshape(1, -1, 1, 1))
+    each = graph.add("Mul", [graph.add("Cast", [is_above], "above", to=_FLOAT), bits], "above_bits")
+    return graph.add(
+        "ReduceSum", [each, graph.constant("class_axis", np.array([1], np.int64))], "class_ids", keepdims=0
+    )
 
 
 def _convolve(graph: "_Graph", x: str, layer: dict[str, Any], name: str) -> str:

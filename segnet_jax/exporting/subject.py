@@ -12,6 +12,7 @@ import numpy as np
 from segnet_jax.constants import RGB, Pixels
 from segnet_jax.exporting.parity import PredictFn
 from segnet_jax.nn.contract import num_stages
+from segnet_jax.nn.label_bits import classes_above_half
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
 
@@ -28,6 +29,7 @@ class ExportedNetwork:
       about: metadata of the files, JSON-serializable.
       size: height and width of the single image that an ONNX file of fixed size takes; None for any size.
       pixels: format of the images' pixels.
+      multi_label: whether a pixel may have several classes; the prediction is then bits, see `nn.label_bits`.
     """
 
     model: SegNet
@@ -37,6 +39,7 @@ class ExportedNetwork:
     about: dict[str, Any]
     size: tuple[int, int] | None = None
     pixels: Pixels = RGB
+    multi_label: bool = False
 
     @property
     def smallest(self) -> int:
@@ -77,6 +80,8 @@ class ExportedNetwork:
 
     def _apply(self, model: SegNet, variables: dict[str, Any], images: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = model.apply(variables, normalize(images, self.preprocessing), train=False)
+        if self.multi_label:
+            return classes_above_half(logits), logits
         return jnp.argmax(logits, axis=-1).astype(jnp.uint8), logits
 
     def jitted(self, model: SegNet, variables: dict[str, Any]) -> PredictFn:

@@ -84,7 +84,8 @@ class AveragedNetwork(Network):
           keys: must be None, as dropout samples are not averaged over views.
         """
         assert keys is None, "dropout samples and averages of views are mutually exclusive"
-        return log_mean(
+        mean = log_mean_of_sigmoids if self.classes.multi_label else log_mean
+        return mean(
             [
                 logits
                 for member, own in zip(self.members, variables, strict=True)
@@ -115,6 +116,14 @@ def log_mean(views: Sequence[jax.Array]) -> jax.Array:
     ratios = jnp.stack([each - logs[0] for each in logs])
     largest = ratios.max(axis=0)
     return views[0] + (largest + jnp.log1p(jnp.expm1(ratios - largest[None]).mean(axis=0)))
+
+
+def log_mean_of_sigmoids(views: Sequence[jax.Array]) -> jax.Array:
+    """Return the logits whose sigmoids are the means of those of several logits, float32 [...,C] each."""
+    if len(views) == 1:
+        return views[0]
+    logits = jnp.stack(views)
+    return jax.nn.logsumexp(jax.nn.log_sigmoid(logits), axis=0) - jax.nn.logsumexp(jax.nn.log_sigmoid(-logits), axis=0)
 
 
 def _logits_of_views(network: Network, variables: Any, images: jax.Array, views: Views) -> list[jax.Array]:

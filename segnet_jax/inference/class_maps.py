@@ -4,6 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from segnet_jax.nn.label_bits import classes_above_half
+
 _STRIP = 32  # rows per strip, so that logits are never stored at the size of a whole photograph
 _STRIP_PIXELS = _STRIP * 8192
 
@@ -25,11 +27,12 @@ def bilinear_taps(length: int, part: slice, rounded: int) -> tuple[np.ndarray, n
     return part.start + np.stack([low, np.minimum(low + 1, size - 1)]), (position - low).astype(np.float32)
 
 
-def classify_resized(_variables, inputs, _store, *, num_classes, temperature=1.0):
+def classify_resized(_variables, inputs, _store, *, num_classes, temperature=1.0, multi_label=False):
     """Resize logits to each image's size strip by strip, and return class ids and confidence.
 
     Channels after the logits are uncertainty maps (0 to 1), which are also resized and returned. The temperature
-    divides the logits for the confidence only; it does not change the class ids.
+    divides the logits for the confidence only; it does not change the class ids. See
+    `classify_on_host` for several classes per pixel.
     """
 
     def one(inputs):
@@ -40,10 +43,14 @@ def classify_resized(_variables, inputs, _store, *, num_classes, temperature=1.0
             lines = _lerp(logits[above], logits[below], weight[:, None, None])
             pixels = _lerp(lines[:, columns[0]], lines[:, columns[1]], column_weights[None, :, None])
             pixels, uncertainty = pixels[..., :num_classes], pixels[..., num_classes:]
-            largest = pixels.max(axis=-1, keepdims=True)
-            confidence = 1 / jnp.exp((pixels - largest) / temperature).sum(axis=-1)
+            if multi_label:
+                ids, confidence = classes_above_half(pixels), 1 / (1 + jnp.exp(-jnp.abs(pixels).min(axis=-1)))
+            else:
+                largest = pixels.max(axis=-1, keepdims=True)
+                confidence = 1 / jnp.exp((pixels - largest) / temperature).sum(axis=-1)
+                ids = pixels.argmax(axis=-1).astype(jnp.uint8)
             maps = (confidence, *jnp.moveaxis(uncertainty, -1, 0))
-            return pixels.argmax(axis=-1).astype(jnp.uint8), *(jnp.round(255 * each).astype(jnp.uint8) for each in maps)
+            return ids, *(jnp.round(255 * each).astype(jnp.uint8) for each in maps)
 
         height = _STRIP  # lower for very wide images, whose strips would need hundreds of megabytes
         while height > 1 and height * columns.shape[1] > _STRIP_PIXELS:
@@ -54,8 +61,10 @@ def classify_resized(_variables, inputs, _store, *, num_classes, temperature=1.0
     return (), lax.map(one, inputs)
 
 
-def classify(_variables, logits, _store, *, num_classes):
+def classify(_variables, logits, _store, *, num_classes, multi_label=False):
     """Return the class of each pixel at the network's input size."""
+    if multi_label:
+        return (), classes_above_half(logits)
     return (), jnp.argmax(logits[..., :num_classes], axis=-1).astype(jnp.uint8)
 
 
@@ -63,8 +72,17 @@ def _lerp(first, second, weight):
     return first * (1 - weight) + second * weight
 
 
-def classify_on_host(maps: np.ndarray, num_classes: int, temperature: float = 1.0) -> tuple[np.ndarray, ...]:
-    """Return class ids, confidence and uncertainty maps, each uint8 [H,W], from logits and uncertainty [H,W,C+...]."""
+def classify_on_host(
+    maps: np.ndarray, num_classes: int, temperature: float = 1.0, multi_label: bool = False
+) -> tuple[np.ndarray, ...]:
+    """Return class ids, confidence and uncertainty maps, each uint8 [H,W], from logits and uncertainty [H,W,C+...].
+
+    If a pixel may have several classes, the ids are bits (`nn.label_bits`), of the classes whose sigmoid is above 0.5,
+    and the confidence is the probability of the least certain one of these decisions.
+    """
+    if multi_label:
+        confidence = 1 / (1 + np.exp(-np.abs(maps).min(axis=-1)))
+        return classes_above_half(maps), np.rint(255 * confidence).astype(np.uint8)
     logits, uncertainty = maps[..., :num_classes], maps[..., num_classes:]
     confidence = 1 / np.exp((logits - logits.max(axis=-1, keepdims=True)) / temperature).sum(axis=-1)
     channels = (confidence, *np.moveaxis(uncertainty, -1, 0))

@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 _SPLIT_FIELDS = ("split_rule", "leave_out", "leave_out_train", "val_fraction", "folds", "fold")
 # Fields of the config that determine the network's input.
-_INPUT_FIELDS = ("image_size", "fit", "image_range", "channels", "image_bits")
+_INPUT_FIELDS = ("image_size", "fit", "image_range", "channels", "image_bits", "multi_label")
 
 
 def open_others(

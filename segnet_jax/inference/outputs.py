@@ -1,6 +1,5 @@
 """Output files of `predict` and the rows of its summary."""
 
-import logging
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,15 +13,16 @@ from segnet_jax.constants import Exif
 from segnet_jax.data.images.exif_rotation import check_exif_stated, exif_for_pair
 from segnet_jax.data.images.fit import fit_label, resize_label
 from segnet_jax.data.images.picture_header import MAX_PIXELS, check_sizes
-from segnet_jax.data.label_files.decode_labels import read_label_by
+from segnet_jax.data.label_files.class_masks import read_label_files
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.data.labels.label_mapping import LabelRule
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
-from segnet_jax.data.layouts.names.match_names import labels_for_names
+from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.inference.predictor import Prediction, Sizing
 from segnet_jax.inference.sampling import UNCERTAINTIES
 from segnet_jax.inference.sources import Source
 from segnet_jax.metrics.confusion import count_confusion, scores
+from segnet_jax.nn.label_bits import count_bits
 from segnet_jax.reporting import prediction_files
 from segnet_jax.reporting.class_key import add_class_key
 from segnet_jax.reporting.colors import displayable
@@ -31,9 +31,7 @@ from segnet_jax.reporting.tables import percent, print_table
 from segnet_jax.system import budget
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import Fault, UserError, listed, shown
-from segnet_jax.system.files import atomic_write_bytes, expanded
-
-logger = logging.getLogger(__name__)
+from segnet_jax.system.files import atomic_write_bytes
 
 
 @dataclass(frozen=True)
@@ -52,77 +50,43 @@ class LabelScoring:
     sizing: Sizing
     max_pixels: int = MAX_PIXELS
 
-    def read(self, source: Source, path: pathlib.Path, size: tuple[int, int]) -> np.ndarray:
+    def read(self, source: Source, label: Entry, size: tuple[int, int]) -> np.ndarray:
         """Read the label of an image, uint8 [H,W] of class ids or VOID, at the image's size.
 
         Args:
           source: the image.
-          path: label file.
+          label: its label files.
           size: height and width of the upright image.
 
         Raises:
           UserError: If the label is invalid, or the run does not state how to read the image's EXIF rotation.
         """
         check_exif_stated(source.path, source.display_name, self.reading.exif)
-        exif = exif_for_pair(source.path, path, self.reading.exif)
-        label = read_label_by(self.rule, path, str(path), exif, self.max_pixels)
-        if label.shape != size and self.reading.resize_labels == "nearest":
-            return resize_label(label, *size)
-        check_sizes(size[::-1], label.shape[::-1], source.display_name, str(path))
-        return label
+        exif = exif_for_pair(source.path, label.label, self.reading.exif)
+        values = read_label_files(self.rule, label.label, label.masks, str, exif, self.max_pixels)
+        if values.shape != size and self.reading.resize_labels == "nearest":
+            return resize_label(values, *size)
+        check_sizes(size[::-1], values.shape[::-1], source.display_name, str(label.label))
+        return values
 
     def confusion(self, label: np.ndarray, prediction: Prediction, num_classes: int) -> np.ndarray:
         """Compute the confusion matrix, int64 [C,C], at the training size if that was the network's input size."""
         if prediction.trained_ids is None:
-            return count_confusion(label, prediction.class_ids, num_classes)
+            return count_confusion(label, prediction.class_ids, num_classes, self.rule.multi_label)
         fitted = fit_label(label, self.sizing.trained, self.sizing.fit)
-        return count_confusion(fitted, prediction.trained_ids, num_classes)
+        return count_confusion(fitted, prediction.trained_ids, num_classes, self.rule.multi_label)
 
 
-def exif_for(source: Source, label: pathlib.Path | None, exif: Exif) -> Exif:
+def exif_for(source: Source, label: Entry | None, exif: Exif) -> Exif:
     """Return how to read an image's EXIF rotation: as in the run, or upright if the run does not state it."""
     if exif == "ignore" or label is None:
         return "ignore" if exif == "ignore" else "apply"
-    return exif_for_pair(source.path, label, "apply" if exif == "refuse" else exif)
-
-
-def find_labels(sources: Sequence[Source], folder: str, suffix: str) -> dict[Source, pathlib.Path]:
-    """Find the labels of images in a folder, by the naming rules of dataset folders.
-
-    Args:
-      sources: inputs of `predict`.
-      folder: folder with labels.
-      suffix: suffix of label names after the image's name; empty to detect it.
-
-    Raises:
-      UserError: If the folder does not exist, no image has a label, or one has two.
-    """
-    root = expanded(folder)
-    if not root.is_dir():
-        raise UserError(f"no folder {folder} for --labels", kind="no-folder", file=folder)
-    images = [source for source in sources if source.kind == "image"]
-    paths = labels_for_names([source.path.stem for source in images], root, suffix)
-    found = {}
-    for source in images:
-        labels = paths.get(source.path.stem, ())
-        if len(labels) > 1:
-            what = f"{source.display_name} has {len(labels)} labels: {listed([str(path) for path in labels])}"
-            raise UserError(what, kind="two-labels", file=source.display_name, fix="keep one of them in the folder")
-        if labels:
-            found[source] = labels[0]
-    if without := [source.display_name for source in images if source not in found]:
-        what = f"{len(without)} of {len(images)} images have no label in {folder}: {listed(without)}"
-        if not found:
-            raise UserError(
-                f"{what}; expected for example {pathlib.Path(without[0]).stem}.png", kind="missing-label", file=folder
-            )
-        logger.warning(what)
-    return found
+    return exif_for_pair(source.path, label.label, "apply" if exif == "refuse" else exif)
 
 
 T = TypeVar("T")
 _BYTES_PER_PIXEL = 12  # memory for drawing the outputs of an image
-INDEX, OVERLAY, CONFIDENCE, ERRORS = ".png", "_overlay", "_confidence.png", "_errors.png"
+INDEX, OVERLAY, CONFIDENCE, ERRORS = prediction_files.INDEX, "_overlay", "_confidence.png", "_errors.png"
 VIDEO, FRAMES = "_overlay.mp4", "_frames"
 
 
@@ -168,7 +132,7 @@ class Outputs:
     confidence: bool = False
     uncertainty: bool = False
     frames: bool = False
-    labels: Mapping[Source, pathlib.Path] = field(default_factory=dict)
+    labels: Mapping[Source, Entry] = field(default_factory=dict)
     scoring: LabelScoring | None = None
     reading: ReadOptions = DEFAULTS
     max_pixels: int = MAX_PIXELS
@@ -192,9 +156,9 @@ class Outputs:
         counts = self.count(prediction)
         picture = prediction_files.overlay_by_strips(displayable(image), prediction.class_ids, self.classes)
         if self.key:
-            picture = add_class_key(picture, counts / counts.sum(), self.classes)
+            picture = add_class_key(picture, counts / prediction.class_ids.size, self.classes)
         data, suffix = prediction_files.picture_file(picture)
-        files = {INDEX: prediction_files.index_png(prediction.class_ids, self.classes), OVERLAY + suffix: data}
+        files = prediction_files.class_files(prediction.class_ids, self.classes) | {OVERLAY + suffix: data}
         if self.confidence:
             files[CONFIDENCE] = prediction_files.gray_png(prediction.confidence)
         if self.uncertainty:
@@ -235,13 +199,21 @@ class Outputs:
 
     def count(self, prediction: Prediction) -> np.ndarray:
         """Count the pixels of each predicted class, int64 [C]."""
+        if self.classes.multi_label:
+            return count_bits(budget.count_values(prediction.class_ids, 256), len(self.classes))
         return budget.count_values(prediction.class_ids, len(self.classes))
 
     def row(
-        self, source: Source, size: tuple[int, int], suffixes: Sequence[str], counts: np.ndarray, confidence: float
+        self,
+        source: Source,
+        size: tuple[int, int],
+        suffixes: Sequence[str],
+        counts: np.ndarray,
+        confidence: float,
+        num_frames: int = 1,
     ) -> dict[str, Any]:
         """Return an input's row of the summary; `confidence` is its mean, 0..255."""
-        fractions = zip(self.classes.names, (counts / counts.sum()).tolist(), strict=True)
+        fractions = zip(self.classes.names, (counts / (size[0] * size[1] * num_frames)).tolist(), strict=True)
         return {
             "input": source.display_name,
             "kind": source.kind,
@@ -260,8 +232,8 @@ def print_totals(
     echo(f"segmented {len(entries)} inputs in {seconds:.1f} s: {out}")
     if not entries:
         return {}
-    counts = sum(entry.counts for entry in entries)
-    fractions = counts / counts.sum()
+    counts, rows = sum(entry.counts for entry in entries), [entry.row for entry in entries]
+    fractions = counts / sum(each["height"] * each["width"] * each.get("num_frames", 1) for each in rows)
     order = np.argsort(-fractions, kind="stable")
     echo(f"pixels: {', '.join(f'{classes.names[i]} {percent(fractions[i])}' for i in order if counts[i])}")
     totals = {"class_fractions": dict(zip(classes.names, fractions.tolist(), strict=True))}
@@ -275,13 +247,26 @@ def print_totals(
 
 
 def output_suffixes(
-    source: Source, *, confidence: bool, frames: bool, errors: bool, uncertainty: bool = False
+    source: Source,
+    *,
+    confidence: bool,
+    frames: bool,
+    errors: bool,
+    uncertainty: bool = False,
+    masks: Sequence[str] = (),
 ) -> list[str]:
-    """Return the suffixes that the output files of a source may have."""
+    """Return the suffixes that the output files of a source may have; `masks` replace that of the class ids."""
     if source.kind == "video":
         return [VIDEO, *[FRAMES] * frames]
     maps = [f"_{name}.png" for name in UNCERTAINTIES] if uncertainty else []
-    return [INDEX, f"{OVERLAY}.jpg", f"{OVERLAY}.png", *[CONFIDENCE] * confidence, *[ERRORS] * errors, *maps]
+    return [
+        *(masks or [INDEX]),
+        f"{OVERLAY}.jpg",
+        f"{OVERLAY}.png",
+        *[CONFIDENCE] * confidence,
+        *[ERRORS] * errors,
+        *maps,
+    ]
 
 
 def check_free(files: Iterable[pathlib.Path]) -> None:

@@ -169,7 +169,7 @@ def _segment_video(source: Source, predictor: Predictor, outputs: Outputs, stop:
             confidence += sum(prediction.confidence.mean() for prediction in predictions)
             milliseconds += sum(prediction.milliseconds for prediction in predictions)
             number += len(batch)
-    row = outputs.row(source, size, [VIDEO, *[FRAMES] * outputs.frames], counts, confidence / number)
+    row = outputs.row(source, size, [VIDEO, *[FRAMES] * outputs.frames], counts, confidence / number, number)
     row |= {"milliseconds": milliseconds / number, "num_frames": number, "frames_per_second": float(video.rate)}
     return PredictionEntry(row, counts)
 

@@ -29,7 +29,7 @@ class Prediction:
     """Prediction of one image.
 
     Attributes:
-      class_ids: predicted classes, uint8 [H,W].
+      class_ids: predicted classes, uint8 [H,W]; bits as in `nn.label_bits` if a pixel may have several.
       confidence: probability of the predicted class, uint8 [H,W], 0..255 for 0..1.
       milliseconds: device time per image of the batch, without compilation; for tiles, the time of the whole image,
         including host work.
@@ -134,6 +134,7 @@ class Predictor:
 
     Attributes:
       batch_size: images per batch over all devices; 1 with tiles.
+      multi_label: whether the class ids of predictions are bits, for several classes per pixel.
     """
 
     def __init__(
@@ -147,6 +148,7 @@ class Predictor:
         temperature: float = 1.0,
     ):
         self._sizing, self._num_classes = sizing, len(network.classes)
+        self.multi_label = network.classes.multi_label
         self._uncertainties = UNCERTAINTIES if num_samples else ()
         self._devices, self._shape = devices, (len(devices.local), batch_size_per_device)
         self._variables = replicate(network.variables, devices)
@@ -157,11 +159,11 @@ class Predictor:
             return (), sampled_maps(partial(network.forward, variables), images, num_samples, self._num_classes)
 
         self._forward = AheadOfTime(parallel_eval_step(forward, devices), "the network", devices)
-        classifying = {"num_classes": self._num_classes, "temperature": temperature}
+        classifying = {"num_classes": self._num_classes, "temperature": temperature, "multi_label": self.multi_label}
         self._classify_on_host = partial(classify_on_host, **classifying)
         resize = partial(classify_resized, **classifying)
         self._classify_resized = AheadOfTime(parallel_eval_step(resize, devices), "the resizing", devices)
-        argmax = partial(classify, num_classes=self._num_classes)
+        argmax = partial(classify, num_classes=self._num_classes, multi_label=self.multi_label)
         self._classify = AheadOfTime(parallel_eval_step(argmax, devices), "the argmax", devices)
         self._scores = scores and sizing.is_as_evaluated
         self._num_inputs = devices.total * batch_size_per_device

@@ -20,6 +20,7 @@ from segnet_jax.inference.tiled_evaluation import evaluate_tiles
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.reporting.evaluations import Images
 from segnet_jax.system.console import bar
+from segnet_jax.system.errors import UserError
 from segnet_jax.training import build, build_steps, checkpoint_folders
 from segnet_jax.training.devices import device_shard
 from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
@@ -101,7 +102,12 @@ def evaluate_split(
       num_samples: number of dropout samples to score in addition; 0 for none.
       calibrates: whether to fit a temperature.
       recompute: function that returns precise BatchNorm statistics, with which the network is evaluated in addition.
+
+    Raises:
+      UserError: If samples or a temperature are requested where a pixel may have several classes.
     """
+    if subject.dataset.classes.multi_label and (num_samples or calibrates):
+        raise UserError("--calibrate and --samples are for one class per pixel, but the run has several: remove them")
     config, devices, restored = subject.config, subject.devices, subject.restored
     shard = device_shard(devices, config.batch_size_per_device)
     source = None
@@ -147,7 +153,8 @@ def _of_whole_images(
 
     def evaluate_with(variables: dict[str, Any]) -> Scored:
         run = partial(score, subject.network(variables).variables)
-        return evaluate_boundaries(run, samples, len(subject.dataset.classes)) if boundary else (run(), None)
+        classes = subject.dataset.classes
+        return evaluate_boundaries(run, samples, len(classes), classes.multi_label) if boundary else (run(), None)
 
     return evaluate_with
 

@@ -46,7 +46,7 @@ def evaluate_tiles(
     Raises:
       UserError: If a sample cannot be read.
     """
-    count_boundaries = jax.jit(boundary_counts, static_argnums=2)
+    count_boundaries = jax.jit(boundary_counts, static_argnums=(2, 3))
 
     def run(on_prediction: Callable[[int, np.ndarray], None] | None = None) -> Evaluation:
         confusions, boundaries, seconds = [], [], 0.0
@@ -54,9 +54,10 @@ def evaluate_tiles(
             image, label = split.read(index)
             prediction = predictor.predict([predictor.prepare(image)])[0]
             seconds += prediction.milliseconds / 1e3
-            confusions.append(count_confusion(label, prediction.class_ids, num_classes).astype(np.int32))
+            confusion = count_confusion(label, prediction.class_ids, num_classes, predictor.multi_label)
+            confusions.append(confusion.astype(np.int32))
             if on_prediction:
-                counted = count_boundaries(label[None], prediction.class_ids[None], num_classes)
+                counted = count_boundaries(label[None], prediction.class_ids[None], num_classes, predictor.multi_label)
                 boundaries.append(np.asarray(counted)[0])
                 on_prediction(index, prediction.class_ids)
             advance()
@@ -72,4 +73,5 @@ def evaluate_tiles(
             seconds=seconds,
         )
 
-    return evaluate_boundaries(run, NativeSamples(split), num_classes) if boundary else (run(), None)
+    samples, multi_label = NativeSamples(split), predictor.multi_label
+    return evaluate_boundaries(run, samples, num_classes, multi_label) if boundary else (run(), None)

@@ -13,6 +13,7 @@ from segnet_jax.inference.averaging import TTA, Views, average
 from segnet_jax.inference.image_inputs import ImageLike, as_array, is_single, split_images
 from segnet_jax.inference.network import Network, folded
 from segnet_jax.inference.predictor import Predictor, Sizing
+from segnet_jax.nn.label_bits import unpack
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.devices import start_devices
 from segnet_jax.training.network_source import local_folder, read_network_config
@@ -43,6 +44,7 @@ class TrainedNetwork(Network):
 
         Returns:
           Class ids, uint8: [H,W] for a single image, [B,H,W] for an array of several, a list of [H,W] for a list.
+          If a pixel may have several classes, bool [H,W,C] instead of [H,W].
 
         Raises:
           ValueError: If an image has another dtype, shape or range.
@@ -52,6 +54,8 @@ class TrainedNetwork(Network):
         arrays = [as_array(image, *reading) for image in split_images(images)]
         predictor = self._predictor(size, Views.of(tta, tta_scales))
         predictions = [predictor.predict([predictor.prepare(array)])[0].class_ids for array in arrays]
+        if self.classes.multi_label:
+            predictions = [unpack(each, len(self.classes)) for each in predictions]
         if is_single(images):
             return predictions[0]
         return predictions if isinstance(images, list | tuple) else np.stack(predictions)

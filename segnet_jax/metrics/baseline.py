@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segnet_jax.metrics.table import METRICS
+from segnet_jax.metrics.table import METRICS, is_multi_label
 
 MARGIN = 0.05
 """Margin by which a network's mean IoU must exceed the baseline's to count as better."""
@@ -26,9 +26,13 @@ class Baseline:
 def commonest_class_baseline(confusion: np.ndarray) -> Baseline | None:
     """Return the scores of predicting the most frequent class everywhere, or None without labeled pixels.
 
+    None too if a pixel may have several classes.
+
     Args:
       confusion: integers [C,C], rows the true class; only the row sums matter.
     """
+    if is_multi_label(np.asarray(confusion)):
+        return None  # there is no one class of a pixel
     labeled = np.asarray(confusion).sum(axis=-1)
     if not labeled.sum():
         return None

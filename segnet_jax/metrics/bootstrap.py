@@ -7,6 +7,7 @@ intervals are far too narrow for other roads. They also exclude the variation be
 Source: Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -40,17 +41,18 @@ def intervals(
       ValueError: If the networks have different numbers of images or classes.
     """
     matrices = np.stack([np.asarray(each) for each in confusions])  # raises if the shapes differ
-    num_networks, num_images, size, _ = matrices.shape
+    num_networks, num_images, *shape = matrices.shape
+    size = math.prod(shape)
     if num_images < 2 or not matrices.any():
         return {}
-    flat = matrices.reshape(num_networks, num_images, size * size).astype(np.float64)  # exact up to 2^53
+    flat = matrices.reshape(num_networks, num_images, size).astype(np.float64)  # exact up to 2^53
     metrics = primary_metrics()
     rng, chunks = np.random.default_rng(seed), []
-    chunk_size = max(1, _MOST_CELLS // max(num_networks * size * size, num_images))
+    chunk_size = max(1, _MOST_CELLS // max(num_networks * size, num_images))
     for start in range(0, resamples, chunk_size):
         count = min(chunk_size, resamples - start)
         times = rng.multinomial(num_images, np.full(num_images, 1 / num_images), count).astype(np.float64)
-        summed = (times @ flat).reshape(num_networks, count, size, size)
+        summed = (times @ flat).reshape(num_networks, count, *shape)
         scored = np.stack([metric.function(summed) for metric in metrics.values()])
         chunks.append(np.mean(scored, axis=1))  # over the networks
     drawn = np.concatenate(chunks, axis=1)  # [metrics, resamples]

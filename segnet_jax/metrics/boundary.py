@@ -6,7 +6,8 @@ padded with their edge pixels, so the image border is not a boundary. As in the 
 class that borders on VOID has a boundary there.
 
 A boundary pixel is correct if the other boundary of its class has a pixel within 0.75 % of the image's diagonal (4.5
-pixels at 360x480). Precision is the correct fraction of the prediction's boundary, recall of the label's boundary.
+pixels at 360x480). Precision is the correct fraction of the prediction's boundary, and recall is the correct fraction
+of the label's.
 
 | | `paper` | `script` |
 |---|---|---|
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from segnet_jax.constants import VOID
 from segnet_jax.metrics.tolerance import half_widths
 
 KNOWN, KNOWN_NEAR, PREDICTED, PREDICTED_NEAR = range(4)
@@ -45,6 +47,11 @@ def class_words(ids: jax.Array, num_classes: int) -> jax.Array:
     kind, bits = (jnp.uint16, 16) if num_classes <= 16 else (jnp.uint32, 32)
     ids, firsts = ids.astype(kind), range(0, num_classes, bits)
     return jnp.stack([_bits_of(ids - kind(first), min(bits, num_classes - first)) for first in firsts])
+
+
+def _words_of_bits(label: jax.Array, num_classes: int) -> jax.Array:
+    """Return the words of a label that consists of bits already; VOID sets none."""
+    return jnp.where(label == VOID, 0, label).astype(jnp.uint16)[None]
 
 
 def _bits_of(index: jax.Array, num_bits: int) -> jax.Array:
@@ -80,21 +87,23 @@ def spread(words: jax.Array, disc: list[int]) -> jax.Array:
     return dilated
 
 
-def boundary_counts(label: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
+def boundary_counts(label: jax.Array, prediction: jax.Array, num_classes: int, multi_label: bool = False) -> jax.Array:
     """Count the boundary pixels of label and prediction, and those within the tolerance of the other boundary.
 
     Args:
       label: uint8 [B,H,W], class ids below num_classes, or VOID.
       prediction: uint8 [B,H,W], class ids below num_classes.
       num_classes: C.
+      multi_label: whether both are bit masks of classes, see `nn.label_bits`.
 
     Returns:
       int32 [B,C,4]: the label's boundary pixels, those near the prediction's boundary, and the same for the prediction.
     """
     disc = half_widths(*label.shape[-2:])
+    encode = _words_of_bits if multi_label else class_words
 
     def count(pair: tuple[jax.Array, jax.Array]) -> jax.Array:
-        words = lax.optimization_barrier([class_words(ids, num_classes) for ids in pair])
+        words = lax.optimization_barrier([encode(ids, num_classes) for ids in pair])
         known, predicted = lax.optimization_barrier([boundaries(each) for each in words])
         stacked = jnp.stack([known, known & spread(predicted, disc), predicted, predicted & spread(known, disc)])
         return _count_bits(stacked, num_classes).T
@@ -134,12 +143,7 @@ class BoundaryF1:
 
 
 def boundary_f1(counts: np.ndarray, pairs: np.ndarray) -> BoundaryF1:
-    """Compute boundary F1 from the counts of each image.
-
-    Args:
-      counts: integers [N,C,4], from `boundary_counts`.
-      pairs: integers [N,C], from `matching.count_pairs`.
-    """
+    """Compute boundary F1 from each image's `boundary_counts` [N,C,4] and `matching.count_pairs` [N,C]."""
     counts = np.asarray(counts, np.int64)
     known, predicted = counts[..., KNOWN], counts[..., PREDICTED]
     near = _f1(_ratio(counts[..., PREDICTED_NEAR], predicted), _ratio(counts[..., KNOWN_NEAR], known))

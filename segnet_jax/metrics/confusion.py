@@ -14,7 +14,8 @@ import numpy as np
 from jax import lax
 
 from segnet_jax.constants import VOID
-from segnet_jax.metrics.table import CLASS_METRICS, METRICS
+from segnet_jax.metrics.co_occurrence import count_co_occurrences
+from segnet_jax.metrics.table import CLASS_METRICS, METRICS, class_pixels
 
 _BLOCK_NUMBERS = 2**23
 """Maximum number of elements in a one-hot matrix (32 MB), which bounds memory use for any image size."""
@@ -78,8 +79,12 @@ def count_by_products(label: jax.Array, prediction: jax.Array, num_classes: int)
 _PART = 2**20  # pixels per chunk
 
 
-def count_confusion(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
-    """Compute `confusion_matrix` on the host, as int64 [C,C]."""
+def count_confusion(
+    label: np.ndarray, prediction: np.ndarray, num_classes: int, multi_label: bool = False
+) -> np.ndarray:
+    """Compute `confusion_matrix` on the host, int64 [C,C]; of several classes per pixel, see `co_occurrence`."""
+    if multi_label:
+        return count_co_occurrences(label, prediction, num_classes)
     counts = np.zeros(num_classes * num_classes, np.int64)
     labels, predictions = label.reshape(-1), prediction.reshape(-1)
     for start in range(0, labels.size, _PART):  # the int64 cells of a 50-megapixel image take 400 MB
@@ -129,7 +134,7 @@ def scores(confusion: np.ndarray) -> Scores:
     """Compute every metric from a confusion matrix summed over the whole split.
 
     Args:
-      confusion: integers [C,C], rows the true class, columns the predicted one.
+      confusion: integers [C,C], rows the true class, columns the predicted one; or [C+1,C+2] of `co_occurrence`.
 
     Raises:
       ValueError: If the matrix is all zero.
@@ -140,7 +145,7 @@ def scores(confusion: np.ndarray) -> Scores:
     return Scores(
         values={key: float(metric.function(confusion)) for key, metric in METRICS.items()},
         per_class={key: function(confusion) for key, function in CLASS_METRICS.items()},
-        pixels=confusion.sum(axis=1),
+        pixels=class_pixels(confusion),
     )
 
 

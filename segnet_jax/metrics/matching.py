@@ -10,20 +10,27 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_flow
 
+from segnet_jax.constants import VOID
 from segnet_jax.metrics.tolerance import half_widths
+from segnet_jax.nn.label_bits import unpack
 
 
-def count_pairs(label: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
+def count_pairs(label: np.ndarray, prediction: np.ndarray, num_classes: int, multi_label: bool = False) -> np.ndarray:
     """Count, for each class, the pixels of the two boundaries that can be paired one to one within the tolerance.
 
     Args:
       label: uint8 [H,W], class ids below num_classes, or VOID.
       prediction: uint8 [H,W], class ids below num_classes.
       num_classes: C.
+      multi_label: whether both are bit masks of classes, see `nn.label_bits`.
 
     Returns:
       int64 [C].
     """
+    if multi_label:  # class by class, each against the rest, which has the id 1
+        has_class = [~(unpack(each, num_classes) & (each != VOID)[..., None]) for each in (label, prediction)]
+        ids = [np.moveaxis(each.astype(np.uint8), -1, 0) for each in has_class]
+        return np.array([count_pairs(*pair, 1)[0] for pair in zip(*ids, strict=True)], np.int64)
     height, width = label.shape
     disc = half_widths(height, width)
     reach = len(disc) - 1

@@ -49,7 +49,13 @@ def mean_iou(confusion: np.ndarray) -> np.ndarray:
 
 
 def global_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Return the fraction of labeled pixels that are predicted correctly (MATLAB: GlobalAccuracy)."""
+    """Return the fraction of labeled pixels that are predicted correctly (MATLAB: GlobalAccuracy).
+
+    Of pixels with several classes, all have to be right (exact match).
+    """
+    if is_multi_label(confusion):
+        with np.errstate(invalid="ignore"):
+            return right_pixels(confusion) / labeled_pixels(confusion)
     correct, actual, _ = _counts(confusion)
     with np.errstate(invalid="ignore"):
         return correct.sum(axis=-1) / actual.sum(axis=-1)
@@ -85,7 +91,8 @@ class Metric:
       key: name in `Scores`, JSON files and TensorBoard.
       label: heading in the report.
       function: maps confusion matrices, integers or integral floats [...,C,C] with rows the true class, to [...].
-        A matrix without pixels gives NaN.
+        A matrix without pixels gives NaN. With several classes per pixel, matrices are [...,C+1,C+2]: see
+        `co_occurrence`; `_counts` reads both.
       symbol: heading in the table of published results, whose `scores` may contain the key unless this is "".
       primary: whether to compute a bootstrap interval and store the metric for each kind of batch-norm statistics.
       format: function that converts a value or None to text.
@@ -126,13 +133,41 @@ def primary_metrics() -> dict[str, Metric]:
     return {key: metric for key, metric in METRICS.items() if metric.primary}
 
 
+def is_multi_label(confusion: np.ndarray) -> bool:
+    """Return whether counts are those of `co_occurrence`, [...,C+1,C+2], not confusion matrices, which are square."""
+    return confusion.shape[-1] != confusion.shape[-2]
+
+
+def class_pixels(confusion: np.ndarray) -> np.ndarray:
+    """Return the labeled pixels of each class, [...,C]."""
+    return _counts(confusion)[1]
+
+
+def class_counts(confusion: np.ndarray) -> np.ndarray:
+    """Return the pixels of each true and predicted class, [...,C,C]."""
+    return confusion[..., :-1, :-2] if is_multi_label(confusion) else confusion
+
+
+def labeled_pixels(confusion: np.ndarray) -> np.ndarray:
+    """Return the number of labeled pixels, [...]."""
+    return confusion[..., -1, -2] if is_multi_label(confusion) else confusion.sum(axis=(-2, -1))
+
+
+def right_pixels(confusion: np.ndarray) -> np.ndarray:
+    """Return the number of labeled pixels that are predicted correctly, [...]; of several classes, all of them."""
+    return confusion[..., -1, -1] if is_multi_label(confusion) else np.trace(confusion, axis1=-2, axis2=-1)
+
+
 def _counts(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return each class's correct, labeled and predicted pixels, [...,C] each."""
+    if is_multi_label(confusion):
+        correct = np.diagonal(confusion[..., :-1, :-2], axis1=-2, axis2=-1)
+        return correct, confusion[..., :-1, -2], confusion[..., -1, :-2]
     return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(axis=-1), confusion.sum(axis=-2)
 
 
 def _mean_of_classes(values: np.ndarray, confusion: np.ndarray) -> np.ndarray:
-    present = confusion.sum(axis=-1) > 0
+    present = class_pixels(confusion) > 0
     with np.errstate(invalid="ignore"):
         return _sum_of_classes(values, present) / present.sum(axis=-1)
 

@@ -1,4 +1,4 @@
-"""SegNet, U-Net, pooling and unpooling, and the preprocessing of images. Depends on jax and flax only."""
+"""SegNet, SegNet-Basic and U-Net, with pooling, unpooling and image preprocessing. Depends only on JAX and Flax."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from segnet_jax.nn.segnet_basic import SegNetBasic
 from segnet_jax.nn.unet import UNet
 
 NETWORKS: dict[str, Any] = {"segnet": SegNet, "segnet-basic": SegNetBasic, "unet": UNet}
-"""Name of each network in the config -> its class, which satisfies the contract in `nn.contract`."""
+"""Config value of `network` -> class, which satisfies the contract in `nn.contract`."""
 
 __all__ = [
     "NETWORKS",

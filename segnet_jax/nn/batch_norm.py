@@ -21,7 +21,7 @@ class BatchNormReLU(nn.Module):
     Parameters are "scale" and "bias", float32 [C]; running statistics "mean" and "var" in the collection `batch_stats`.
 
     Attributes:
-      momentum: fraction of the old running statistics that a training step keeps.
+      momentum: decay rate of the running statistics.
       epsilon: added to the variance.
       axis_name: mapped axis over which statistics are synchronized; None for per-device statistics.
       relu: whether to apply a ReLU.
@@ -36,7 +36,7 @@ class BatchNormReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Return [B,H,W,C] in x's dtype; with `train`, use batch statistics and update the running statistics."""
+        """Normalize x, [B,H,W,C]; with `train`, use batch statistics and update the running statistics."""
         channels = x.shape[-1:]
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
         running_var = self.variable("batch_stats", "var", jnp.ones, channels)
@@ -70,9 +70,9 @@ def batch_norm_relu(
       relu: whether to apply ReLU.
 
     Returns:
-      [B,H,W,C] in x's dtype; mean and biased variance of x, float32 [C], without gradients.
+      The output, [B,H,W,C] in x's dtype, and the mean and biased variance of x, float32 [C], without gradients.
 
-    Source: Ioffe & Szegedy 2015 (arXiv 1502.03167), with the gradient of its section 3.
+    Source: Ioffe & Szegedy 2015 (arXiv 1502.03167); gradient from section 3.
     """
     return _forward(x, scale, bias, epsilon, axis_name, relu)[0]
 
@@ -87,8 +87,8 @@ def _forward(x, scale, bias, epsilon, axis_name, relu):
 def _backward(_epsilon, axis_name, relu, residuals, gradients):
     """Return the gradients with respect to x, scale and bias.
 
-    Makes two passes over the pixels, each reading x and the output gradient: on a GPU, computing the ReLU mask twice is
-    cheaper than storing it.
+    Both passes over the pixels read x and the output gradient: on a GPU, computing the ReLU mask twice is cheaper than
+    storing it.
     """
     x, scale, bias, mean, rstd = residuals
     factor = rstd * scale
@@ -137,7 +137,7 @@ def _joint_sums(one, other):
 
 
 def _pixel_means(sums, x, axis_name):
-    """Divide sums by the number of pixels on this device, and average over the devices of `axis_name`."""
+    """Divide this device's sums by its number of pixels, and average over the devices of `axis_name`."""
     means = tuple(each / (x.size // x.shape[-1]) for each in sums)
     if axis_name is None:
         return means
@@ -152,7 +152,7 @@ def _normalize(x, scale, bias, mean, rstd, relu):
 
 
 def _shift_and_relu(scaled, bias):
-    """Return `max(scaled + bias, 0)`, positive at the same pixels in forward and backward pass.
+    """Return `max(scaled + bias, 0)`, positive at the same pixels in the forward and backward pass.
 
     A compiler may compute `product + bias` with one rounding or two. Taking the maximum before the sum makes the ReLU
     mask independent of that choice.
@@ -166,5 +166,5 @@ def _float32(x):
 
 
 def _per_channel(values):
-    """Reshape [C] to broadcast against [B,H,W,C]; implicit rank promotion is disabled in the tests."""
+    """Reshape [C] to broadcast against [B,H,W,C]; the tests disable implicit rank promotion."""
     return values[None, None, None]

@@ -1,20 +1,20 @@
 """The contract of a network: everything that training, inference and export require of it.
 
-A network is a Flax module that segments an image. It has
+A network is a Flax module that segments images. It has
 
-* `__call__(image, *, train, keys=None)`: float [B,H,W,channels] to logits, float32 [B,H,W,num_classes], for any height
-  and width. With `train`, BatchNorm uses batch statistics and updates "batch_stats". `keys` [B] are random keys for
-  dropout, one per image; without keys there is no dropout.
+* `__call__(image, *, train, keys=None)`, which maps float [B,H,W,channels] to logits, float32 [B,H,W,num_classes], for
+  any height and width. With `train`, BatchNorm uses batch statistics and updates "batch_stats". `keys` [B] are random
+  keys for dropout, one per image; without keys there is no dropout.
 * the attributes of `NetworkContract`, as dataclass fields or properties. `training.build.build_model` fills each field
-  from the config field of the same name, so a network declares only what it needs; without a field `channels`, its
-  images are RGB.
+  from the config field of the same name, so a network declares only the fields that it uses. Networks without a
+  field `channels` take RGB images.
 * variables nested two levels deep: {"params": {layer: {part: array}}, "batch_stats": {layer: {part: array}}}. `layers`
-  describes every layer; `PARTS` names the parts.
+  describes every layer; `PARTS` lists the arrays of each kind of layer.
 * one call of `tap` in each encoder stage, which publishes the stage's features and pooling code.
 
-With `folded=True` it has neither BatchNorm nor "batch_stats", each convolution before a BatchNorm has a bias, and
-`fold_batch_norm` computes the variables. Code outside a network's module never parses layer names: kind, stage and
-folding come from `layers`.
+With `folded=True` it has neither BatchNorm nor "batch_stats". Each convolution that would precede a BatchNorm has a
+bias, and `fold_batch_norm` computes the variables. Code outside a network's module never parses layer names: kind,
+stage and folding come from `layers`.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,8 +45,8 @@ class LayerSpec:
 
     Attributes:
       name: the layer's key in "params" and, for a BatchNorm, in "batch_stats".
-      kind: "convolution", "batch_norm", or "upsampling" (a kernel that no BatchNorm is folded into).
-      section: "encoder", "decoder" or "head". The last axis of head layers is the classes; a new dataset replaces them.
+      kind: "convolution", "batch_norm", or "upsampling" (a kernel without BatchNorm).
+      section: "encoder", "decoder" or "head". Head layers have the classes as last axis; a new dataset replaces them.
       stage: encoder stage, counted from 1; 0 outside the encoder.
       folds_into: for a BatchNorm, the preceding convolution, into which it is folded for inference.
     """
@@ -59,13 +59,13 @@ class LayerSpec:
 
 
 class NetworkContract(Protocol):
-    """The attributes of a network beyond those of a Flax module.
+    """Attributes that a network has in addition to those of a Flax module.
 
     Attributes:
       num_classes: channels of the logits.
       pooling: how 2x2 pooling treats an odd last row or column: "floor" drops it, "ceil" keeps it.
-      dropout: dropout rate, applied where keys are given; 0 for no dropout.
-      batch_norm_momentum: fraction of the old running statistics that a training step keeps.
+      dropout: dropout rate, applied if keys are passed; 0 for no dropout.
+      batch_norm_momentum: decay rate of the running statistics.
       batch_norm_epsilon: added to the variance.
       frozen_stages: number of leading encoder stages whose BatchNorm uses its running statistics in training too,
         without updating them.
@@ -114,7 +114,7 @@ def num_stages(model: NetworkContract) -> int:
 
 
 def section_layers(model: NetworkContract, section: Section) -> frozenset[str]:
-    """Return the names of a section's layers."""
+    """Return the names of the layers in a section."""
     return frozenset(layer.name for layer in model.layers if layer.section == section)
 
 
@@ -129,12 +129,12 @@ def head_layers(model: NetworkContract) -> frozenset[str]:
 
 
 def batch_norms(model: NetworkContract) -> dict[str, str]:
-    """Return {convolution: BatchNorm after it} for each convolution that has one."""
+    """Return {convolution: BatchNorm after it} for all convolutions with BatchNorm."""
     return {layer.folds_into: layer.name for layer in model.layers if layer.folds_into}
 
 
 def role_mask(model: NetworkContract, *roles: Role) -> Callable[[Mapping[str, Any]], dict[str, dict[str, bool]]]:
-    """Return a function from parameters to a boolean tree, True for parameters with one of the roles.
+    """Return a mask function for Optax: parameters -> boolean tree, True for parameters with one of the roles.
 
     Raises:
       KeyError: If the returned function gets a layer missing from `model.layers`, or a part that its kind lacks.
@@ -148,7 +148,7 @@ def role_mask(model: NetworkContract, *roles: Role) -> Callable[[Mapping[str, An
 
 
 def section_mask(model: NetworkContract, section: Section) -> Callable[[Mapping[str, Any]], dict[str, dict[str, bool]]]:
-    """Return a function from parameters to a boolean tree, True for the parameters of a section's layers."""
+    """Return a mask function for Optax: parameters -> boolean tree, True in the layers of a section."""
     layers = section_layers(model, section)
 
     def mask(params: Mapping[str, Any]) -> dict[str, dict[str, bool]]:
@@ -164,9 +164,9 @@ def tap(module: nn.Module, stage: int, features: jax.Array, code: jax.Array | No
     """Publish an encoder stage's features for `collect_taps`; free if nothing collects them.
 
     Args:
-      module: the network, in its `__call__`.
-      stage: counted from 1.
-      features: [B,H,W,C], before the stage's pooling.
+      module: the network; call `tap` in its `__call__`.
+      stage: encoder stage, counted from 1.
+      features: [B,H,W,C], before the stage's pooling layer.
       code: uint8 [B,h,w,C] from `max_pool_with_code`; None if the network pools differently.
     """
     module.sow("intermediates", f"features{stage}", features)
@@ -177,13 +177,7 @@ def tap(module: nn.Module, stage: int, features: jax.Array, code: jax.Array | No
 def collect_taps(
     model: NetworkContract, variables: Mapping[str, Any], image: jax.Array, kinds: tuple[Kind, ...] = ()
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Apply a network for inference and also return intermediate results; a pure function that can be jitted.
-
-    Args:
-      model: the network.
-      variables: variables of the network.
-      image: [B,H,W,channels], preprocessed.
-      kinds: also return the outputs of all layers of these kinds.
+    """Apply a network to preprocessed images for inference, and also return intermediate results; it can be jitted.
 
     Returns:
       The logits, and a dict with "features1", "code1" and so on, and the outputs of the layers of `kinds` by name.
@@ -204,7 +198,7 @@ def collect_taps(
 
 
 def check_contract(model: NetworkContract, channels: int = 3) -> None:
-    """Check the names, parts, folding and taps of a network against the contract, by shape inference only.
+    """Check a network's layers, parameters, folding and taps against the contract, by shape inference only.
 
     Raises:
       ValueError: If the network violates the contract.

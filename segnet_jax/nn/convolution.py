@@ -1,7 +1,7 @@
 """A convolution with the parameters of `nn.Conv` and a fast implementation for each platform.
 
 GPUs and TPUs use XLA's convolution, with padded channels in 16-bit precisions. On CPUs, XLA's forward pass is fast, but
-its kernel gradient, two to five times slower than in other libraries, is replaced here.
+its kernel gradient is two to five times slower than in other libraries, so this module replaces it.
 """
 
 from functools import partial
@@ -28,7 +28,7 @@ class Convolution(nn.Module):
     Attributes:
       channels: number of output channels.
       use_bias: whether to add a bias.
-      size: rows and columns of the kernel, odd.
+      size: height and width of the kernel, odd.
       by_channel: whether to convolve depthwise: I equals `channels`, and the kernel is [size,size,1,channels].
     """
 
@@ -97,7 +97,7 @@ def _add_bias_forward(y, bias):
 
 
 def _add_bias_backward(bias, gradient):
-    # The barrier keeps XLA from moving the sum, and with it the gradient, to before the padding of the channels.
+    # The barrier keeps XLA from moving the sum to before the padding, which would need the unpadded gradient too.
     gradient = lax.optimization_barrier(gradient)
     return gradient, jnp.sum(gradient, (0, 1, 2), dtype=bias.dtype)
 
@@ -177,9 +177,9 @@ def _kernel_gradient_on_cpu(size, x, gradient):
 
 
 def _winograd_pays(x, kernel):
-    """Return whether Winograd's convolution is faster, as measured.
+    """Return whether Winograd's convolution is faster, by thresholds found in measurements.
 
-    It is used only in float32: 16-bit floats lose too much to rounding, and float64 is for reference results. The batch
+    It is used only in float32: 16-bit floats lose too much precision, and float64 is for reference results. The batch
     size is ignored, so that the prediction for an image does not depend on its batch.
     """
     height, width = x.shape[1:3]
@@ -193,8 +193,8 @@ def _winograd_pays(x, kernel):
 def _correlate(size, x, y):
     """Sum x[b,h+i-r,w+j-r,c] * y[b,h,w,d] over the pixels, with r = size // 2: [size,size,C,D].
 
-    Works on blocks of rows that fit in the cache. XLA instead convolves with a kernel as large as the image, which it
-    reads from main memory again for every few outputs.
+    This sums over blocks of rows that fit in the cache. XLA instead convolves with a kernel as large as the image, and
+    reads it from main memory again for every few outputs.
     """
     batch, height, width, _ = y.shape
     radius = size // 2

@@ -1,4 +1,4 @@
-"""Fold BatchNorm into the convolutions before it, which saves one pass over every feature map in inference.
+"""Fold BatchNorm into the preceding convolutions, which saves a pass over every feature map in inference.
 
 Source: SegNet-Tutorial's `BN-absorber.py`.
 """
@@ -11,11 +11,7 @@ from segnet_jax.nn.contract import NetworkContract, batch_norms
 
 
 def fold_batch_norm(variables: dict[str, Any], model: NetworkContract) -> dict[str, Any]:
-    """Return variables with which `model.clone(folded=True)` computes what `model` computes in inference.
-
-    Args:
-      variables: the network's "params" and "batch_stats".
-      model: the network; `layers` names the convolution that each BatchNorm is folded into.
+    """Convert the variables of `model` to those with which `model.clone(folded=True)` computes the same in inference.
 
     Returns:
       {"params": ...}, float32; each folded convolution has a kernel and a bias.

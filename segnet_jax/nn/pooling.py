@@ -1,11 +1,11 @@
 """Max-pooling that also returns the position of each maximum, and unpooling to these positions.
 
 SegNet's decoder needs no learned upsampling: it places each value where its maximum came from (Badrinarayanan et al.
-2017, section 3). The position is one byte per window, the `code`: which of the four cells of the 2x2 window held the
-maximum, in row-major order; the first cell wins a tie, as in Caffe and PyTorch.
+2017, section 3). The position is one byte per window, the `code`: the row-major index of the maximum among the
+four cells of the 2x2 window. The first cell wins a tie, as in Caffe and PyTorch.
 
-Both functions have a custom gradient. The automatic gradient of `max` splits ties over the tied cells and stores the
-whole input for the backward pass; here the gradient follows the code, and only the code is stored.
+Both functions have a custom gradient. JAX's gradient of `max` is divided among tied cells and needs the whole
+input in the backward pass. Here the gradient follows the code, and only the code is stored.
 """
 
 from typing import Literal, get_args
@@ -23,7 +23,7 @@ def max_pool_with_code(x: jax.Array, pooling: Pooling = "floor") -> tuple[jax.Ar
 
     Args:
       x: float [B,H,W,C], height and width at least 1.
-      pooling: how to treat an odd last row or column: "floor" drops it (PyTorch, MATLAB), "ceil" pools it by itself
+      pooling: how to treat an odd last row or column: "floor" drops it (PyTorch, MATLAB), "ceil" pools it alone
         (Caffe). An axis of size 1 is pooled either way.
 
     Returns:
@@ -42,15 +42,15 @@ def unpool(x: jax.Array, code: jax.Array, height: int, width: int) -> jax.Array:
     Args:
       x: float [B,h,w,C].
       code: uint8 [B,h,w,C], from `max_pool_with_code`.
-      height: rows of the output, as before pooling: 2h-1 ("ceil"), 2h or 2h+1 ("floor").
-      width: columns of the output: 2w-1, 2w or 2w+1.
+      height: height before pooling: 2h-1 ("ceil"), 2h or 2h+1 ("floor").
+      width: width before pooling: 2w-1, 2w or 2w+1.
 
     Returns:
       [B,height,width,C] in x's dtype.
     """
     x = _scatter(x, code)
     missing = height - x.shape[1], width - x.shape[2]  # -1, 0 or 1; lax.pad crops by -1
-    # The symbolic sizes of jax.export cannot be compared.
+    # Symbolic sizes of jax.export cannot be compared.
     assert all(abs(more) <= 1 for more in missing if isinstance(more, int)), (x.shape, height, width)
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((0, more, 0) for more in missing), (0, 0, 0)])
     # XLA would merge a pad into the next convolution, whose kernel gradient would then, on a GPU, be a convolution of
@@ -59,7 +59,7 @@ def unpool(x: jax.Array, code: jax.Array, height: int, width: int) -> jax.Array:
 
 
 def _to_even(x: jax.Array, pooling: Pooling) -> jax.Array:
-    """Pad or crop [B,H,W,C] at the bottom and right to even height and width."""
+    """Pad or crop [B,H,W,C] at the bottom and right to an even height and width."""
     if pooling not in get_args(Pooling):
         raise ValueError(f"pooling must be one of {get_args(Pooling)}, got {pooling!r}")
     even_sizes = [(size + 1) // 2 * 2 if pooling == "ceil" or size == 1 else size // 2 * 2 for size in x.shape[1:3]]
@@ -69,7 +69,7 @@ def _to_even(x: jax.Array, pooling: Pooling) -> jax.Array:
 
 @jax.custom_vjp
 def _pool(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return maxima and codes of [B,2h,2w,C]."""
+    """Return the maxima and codes of x, [B,2h,2w,C]."""
     top, right_of_top = _larger(x[:, ::2, ::2], x[:, ::2, 1::2])
     bottom, right_of_bottom = _larger(x[:, 1::2, ::2], x[:, 1::2, 1::2])
     maximum, is_bottom = _larger(top, bottom)

@@ -13,14 +13,14 @@ from jax.typing import DTypeLike
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Per-channel mean to subtract and standard deviation to divide by; for RGB in 0..255."""
+    """Mean to subtract and standard deviation to divide by, per channel, on the scale of the raw pixel values."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
 
 TORCH = Preprocessing(mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-"""For torchvision's ImageNet weights: mean .485 .456 .406 and std .229 .224 .225 of values in 0..1."""
+"""For torchvision's ImageNet weights: mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225), times 255."""
 
 CAFFE = Preprocessing(mean=(123.68, 116.779, 103.939), std=(1.0, 1.0, 1.0))
 """For the VGG authors' weights, which Keras also distributes: the mean is subtracted, without scaling."""
@@ -43,7 +43,7 @@ def normalize(image: jax.Array, preprocessing: Preprocessing, dtype: DTypeLike =
       dtype: dtype of the output.
 
     Returns:
-      The normalized image, in the same shape.
+      The normalized image, in the same shape and the given dtype.
     """
     mean, std = (jnp.array(values, jnp.float32)[None, None, None] for values in (preprocessing.mean, preprocessing.std))
     return ((image.astype(jnp.float32) - mean) / std).astype(dtype)

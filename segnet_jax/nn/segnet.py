@@ -1,4 +1,4 @@
-"""SegNet: a VGG encoder and a mirrored decoder that upsamples by the encoder's pooling codes.
+"""SegNet: a VGG encoder and a mirrored decoder that upsamples with the encoder's pooling codes.
 
 Source: Badrinarayanan, Kendall, Cipolla: SegNet, PAMI 2017 (arXiv 1511.00561); names and widths as in SegNet-Tutorial's
 `segnet_train.prototxt`; depth 4 and BatchNorm after the last layer as in MATLAB's `segnetLayers`; dropout as in
@@ -27,12 +27,12 @@ ENCODERS: dict[Encoder, tuple[tuple[int, int], ...]] = {  # (channels, convoluti
     "vgg19": ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)),
 }
 FIRST_DROPOUT_STAGE = 3
-"""Dropout follows the pooling and the decoder of this stage and all deeper stages."""
+"""First stage with dropout, which follows the encoder's pooling and the decoder's convolutions."""
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """Features and pooling codes that an encoder stage passes to the decoder stage that mirrors it.
+    """Features and pooling codes that an encoder stage passes to the mirrored decoder stage.
 
     Attributes:
       maps: features before pooling, [B,H,W,C].
@@ -44,26 +44,26 @@ class Pooled:
 
 
 class SegNet(nn.Module):
-    """SegNet: normalized image [B,H,W,channels], any H and W, to logits float32 [B,H,W,num_classes].
+    """SegNet, which maps normalized images [B,H,W,channels] of any size to logits, float32 [B,H,W,num_classes].
 
     Attributes:
       num_classes: channels of the logits.
       encoder: "vgg16" or "vgg19".
       depth: number of stages, 1 to 5: 5 as published, 4 as in MATLAB's example.
-      width: factor on every hidden layer's channels.
+      width: multiplier of the channels of all hidden layers.
       stage_convolutions: number of convolutions in each encoder stage; if empty, as in `encoder`.
       stage_channels: channels of each encoder stage before `width`; if empty, as in `encoder`.
-      kernel_size: rows and columns of every kernel, odd.
+      kernel_size: height and width of all kernels, odd.
       pooling: "floor" drops an odd last row or column (PyTorch, MATLAB), "ceil" keeps it (Caffe).
       upsampling: "indices" (SegNet's unpooling), "bilinear" or "learnt".
       encoder_addition: whether to add the encoder's features before pooling to the output of the decoder stage's first
         convolution.
-      dropout: dropout rate at the positions of Bayesian SegNet, applied where keys are given.
+      dropout: dropout rate, applied as in Bayesian SegNet if keys are passed.
       conv_bias: whether to use a bias before each BatchNorm, as published; off by default because it has no effect.
       final_batch_norm: whether BatchNorm and ReLU also follow the last convolution, as in MATLAB's `segnetLayers`.
       output: "softmax", one head channel per class, or "sigmoid", one channel for two classes (see `class_logits`).
       channels: number of image channels.
-      batch_norm_momentum: fraction of the old running statistics that a training step keeps.
+      batch_norm_momentum: decay rate of the running statistics.
       batch_norm_epsilon: added to the variance.
       batch_norm_bias: initial value of BatchNorm's shift.
       frozen_stages: number of leading encoder stages whose BatchNorm uses its running statistics in training too,
@@ -108,7 +108,7 @@ class SegNet(nn.Module):
 
         Args:
           image: float [B,H,W,channels].
-          train: whether to normalize by batch statistics and update `batch_stats`, or to use the running statistics.
+          train: whether to use batch statistics and update `batch_stats`; otherwise, running statistics are used.
           keys: dropout keys, one per image, [B]; None for no dropout.
         """
         x, pooled = self.encode(image.astype(self.dtype), train, keys)
@@ -120,7 +120,7 @@ class SegNet(nn.Module):
                 x = self.block(x, channels, f"conv{stage}_{i}_D", train)
                 if self.encoder_addition and i == num_convolutions:
                     x += maps
-            if stage > 1:  # the last convolution of a stage reduces to the channels of the next one
+            if stage > 1:  # the last convolution of a stage outputs the channels of the next stage
                 x = self.block(x, stages[stage - 2][0], f"conv{stage}_1_D", train)
                 x = self.drop(x, stage, keys, len(stages) + stage)
 
@@ -181,7 +181,7 @@ class SegNet(nn.Module):
         return [LayerSpec(f"upsample{stage}", "upsampling", "decoder")] if self.upsampling == "learnt" else []
 
     def block(self, x: jax.Array, channels: int, name: str, train: bool, relu: bool = True, **conv: Any) -> jax.Array:
-        """Apply convolution, BatchNorm and ReLU; `conv` are other attributes of `Convolution`."""
+        """Apply a convolution, with the attributes `conv`, BatchNorm and ReLU."""
         conv.setdefault("size", self.kernel_size)
         x = Convolution(channels, use_bias=self.conv_bias or self.folded, name=name, **conv)(x)
         if self.folded:
@@ -197,7 +197,7 @@ class SegNet(nn.Module):
         return normalize(x, train=train)
 
     def pool(self, x: jax.Array, stage: int, pooled: list[Pooled]) -> jax.Array:
-        """Pool, and append what the decoder needs to `pooled`."""
+        """Pool x, and append its features and pooling codes to `pooled` for the decoder."""
         maps = x
         x, code = max_pool_with_code(x, self.pooling)
         tap(self, stage, maps, code)
@@ -205,7 +205,7 @@ class SegNet(nn.Module):
         return x
 
     def up(self, x: jax.Array, pooled: Pooled, name: str) -> jax.Array:
-        """Upsample to the size before pooling."""
+        """Upsample x to the size before pooling."""
         height, width = pooled.maps.shape[1:3]
         if self.unpools:
             return unpool(x, pooled.code, height, width)
@@ -214,22 +214,18 @@ class SegNet(nn.Module):
         return upsample(x, bilinear_kernel(x.shape[-1]).astype(x.dtype), height, width)
 
     def drop(self, x: jax.Array, stage: int, keys: jax.Array | None, index: int) -> jax.Array:
-        """Apply dropout in the stages that have it, if keys are given; `index` is unique to each dropout layer."""
+        """Apply dropout if the stage has it and keys are passed; `index` identifies the dropout layer."""
         if keys is None or not self.dropout or stage < FIRST_DROPOUT_STAGE:
             return x
         return drop(x, fold_in_layer(keys, index), self.dropout)
 
 
 def class_logits(x: jax.Array, output: Output) -> jax.Array:
-    """Return the class logits [B,H,W,C] from the head's output.
+    """Return the class logits [B,H,W,C] from the head's output, float32 [B,H,W,channels].
 
     A sigmoid of one channel is a softmax of two logits whose first is always 0. With this channel of zeros, losses,
     metrics, prediction and export treat both outputs alike: the cross-entropy is the binary cross-entropy, and the
     second class is predicted where its probability exceeds 1/2.
-
-    Args:
-      x: float32 [B,H,W,channels].
-      output: as in `SegNet`.
     """
     return x if output == "softmax" else jnp.pad(x, [(0, 0)] * 3 + [(1, 0)])
 
@@ -245,14 +241,14 @@ def scaled_stages(
 
     Args:
       encoder: a key of `ENCODERS`, whose stages are the default if `convolutions` or `channels` is empty.
-      depth: number of stages; shorter lists reduce it.
+      depth: number of stages; fewer if `convolutions` or `channels` is shorter.
       width: factor on the channels.
       convolutions: number of convolutions of each stage, or empty.
       channels: number of channels of each stage, or empty.
 
     Raises:
-      ValueError: If the encoder is unknown, the depth is outside 1..5, the width is not positive, or the lists differ
-        in length or are longer than the encoder.
+      ValueError: If the encoder is unknown, the depth is outside 1..5, the width is not positive, or `convolutions` and
+        `channels` differ in length or have more stages than the encoder.
     """
     if encoder not in ENCODERS:
         raise ValueError(f"encoder must be one of {sorted(ENCODERS)}, got {encoder!r}")
@@ -264,8 +260,8 @@ def scaled_stages(
     lengths = {len(given) for given in (convolutions, channels) if given} or {len(ENCODERS[encoder])}
     if len(lengths) > 1 or max(lengths) > len(ENCODERS[encoder]):
         raise ValueError(
-            f"convolutions {convolutions} and channels {channels} must be of equal length, at most "
-            f"{len(ENCODERS[encoder])} stages"
+            f"convolutions {convolutions} and channels {channels} must have the same length, at most "
+            f"{len(ENCODERS[encoder])}"
         )
     num_stages = min(depth, *lengths)
     channels = (channels or encoder_channels)[:num_stages]

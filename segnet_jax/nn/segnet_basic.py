@@ -18,17 +18,18 @@ Decoder = Literal["full", "single-channel"]
 
 STAGES = 4
 SIZE = 7
-"""Rows and columns of each kernel."""
+"""Height and width of all kernels."""
 CHANNELS = 64
-_WINDOW = 5  # channels of local response normalization
+_WINDOW = 5  # channels in the window of local response normalization
 
 
 class SegNetBasic(SegNet):
-    """SegNet-Basic: image [B,H,W,3] in 0..255, not normalized, to logits as `SegNet`.
+    """SegNet-Basic, which maps unnormalized images [B,H,W,3] in 0..255 to logits.
+
+    The other attributes are as in `SegNet`; `encoder` and `final_batch_norm` are ignored, and `depth` is 1 to 4.
 
     Attributes:
       decoder: "full", or "single-channel": depthwise convolutions (the paper's SegNet-Basic-SingleChannelDecoder).
-      others: as in `SegNet`; `encoder` and `final_batch_norm` are ignored, and depth is 1 to 4.
     """
 
     depth: int = STAGES
@@ -80,7 +81,7 @@ class SegNetBasic(SegNet):
 
 
 def local_response_normalization(image: jax.Array, alpha: float = 1e-4, beta: float = 0.75) -> jax.Array:
-    """Divide each value by (1 + alpha / 5 * the sum of squares of the five channels around it) ** beta.
+    """Divide each value by (1 + alpha / 5 * s) ** beta, with s the sum of squares of the five channels around it.
 
     Args:
       image: float [B,H,W,3]; with three channels, the zero-padded window of five always covers all of them.

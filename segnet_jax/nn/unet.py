@@ -12,15 +12,16 @@ from segnet_jax.nn.contract import LayerSpec, convolution_block
 from segnet_jax.nn.convolution import Convolution
 from segnet_jax.nn.segnet import SegNet, class_logits
 
-_BLOCK = (1, 2)  # convolutions of the middle block and of each decoder stage
+_BLOCK = (1, 2)  # numbers of the convolutions in the middle block and in each decoder stage
 
 
 class UNet(SegNet):
-    """U-Net with a VGG encoder: normalized image [B,H,W,channels], any H and W, to logits float32 [B,H,W,num_classes].
+    """U-Net with a VGG encoder: maps normalized images [B,H,W,channels] to logits, float32 [B,H,W,num_classes].
+
+    The other attributes are as in `SegNet`; `encoder_addition` and `final_batch_norm` are ignored.
 
     Attributes:
       upsampling: "learnt" for a depthwise transposed convolution, initialized as bilinear; otherwise bilinear.
-      others: as in `SegNet`; `encoder_addition` and `final_batch_norm` are ignored.
     """
 
     @nn.compact

@@ -16,20 +16,20 @@ _TAPS = (0.25, 0.75, 0.75, 0.25)  # bilinear interpolation to twice the size, pi
 
 
 class LearntUpsampling(nn.Module):
-    """A layer that doubles [B,h,w,C] by a depthwise transposed convolution, initialized as bilinear interpolation.
+    """Upsampling by two with a depthwise transposed convolution, initialized as bilinear interpolation.
 
     The parameter is "kernel", float32 [4,4,1,C].
     """
 
     @nn.compact
     def __call__(self, x: jax.Array, height: int, width: int) -> jax.Array:
-        """Return [B,height,width,C], as `upsample`."""
+        """Return [B,height,width,C]; see `upsample`."""
         kernel = self.param("kernel", lambda _: bilinear_kernel(x.shape[-1]))
         return upsample(x, kernel.astype(x.dtype), height, width)
 
 
 def bilinear_kernel(channels: int) -> jax.Array:
-    """Return the kernel of `upsample` that interpolates bilinearly, float32 [4,4,1,channels]."""
+    """Return the kernel of bilinear interpolation for `upsample`, float32 [4,4,1,channels]."""
     taps = jnp.array(_TAPS, jnp.float32)
     return jnp.broadcast_to(jnp.outer(taps, taps)[:, :, None, None], (4, 4, 1, channels))
 
@@ -40,8 +40,8 @@ def upsample(x: jax.Array, kernel: jax.Array, height: int, width: int) -> jax.Ar
     Args:
       x: float [B,h,w,C].
       kernel: [4,4,1,C] in x's dtype.
-      height: rows of the output, as before pooling: 2h-1 to 2h+1.
-      width: columns of the output: 2w-1 to 2w+1.
+      height: height before pooling, 2h-1 to 2h+1.
+      width: width before pooling, 2w-1 to 2w+1.
 
     Returns:
       [B,height,width,C] in x's dtype.
@@ -62,7 +62,7 @@ def upsample(x: jax.Array, kernel: jax.Array, height: int, width: int) -> jax.Ar
     cells = jnp.stack([jnp.stack([cell(i, j) for j in range(2)], axis=3) for i in range(2)], axis=2)
     doubled = cells.reshape(batch, 2 * rows, 2 * columns, channels)
     for axis, size in ((1, height), (2, width)):
-        # A symbolic size of jax.export cannot be compared: pad by one row, which the slice below may cut off again.
+        # Symbolic sizes of jax.export cannot be compared: pad by one row, which the slice below may remove.
         if not isinstance(size, int) or doubled.shape[axis] < size:
             doubled = _with_edge(doubled, axis, before=False)
         doubled = doubled[(slice(None),) * axis + (slice(size),)]
@@ -70,6 +70,6 @@ def upsample(x: jax.Array, kernel: jax.Array, height: int, width: int) -> jax.Ar
 
 
 def _with_edge(x: jax.Array, axis: int, before: bool = True) -> jax.Array:
-    """Repeat the last element of an axis and, with `before`, the first."""
+    """Pad an axis with its edge element at the end and, with `before`, at the start."""
     first, last = x[(slice(None),) * axis + (slice(1),)], x[(slice(None),) * axis + (slice(-1, None),)]
     return jnp.concatenate([first, x, last] if before else [x, last], axis=axis)

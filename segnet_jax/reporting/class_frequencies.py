@@ -22,10 +22,17 @@ def print_class_frequencies(classes: ClassTable, counts: Mapping[str, LabelCount
     for split in counts:
         table.add_column(f"{split} %", justify="right", no_wrap=True)
     table.add_column("weight", justify="right", no_wrap=True)
+
+    def of_all(each: LabelCounts) -> int:
+        return each.total if classes.multi_label else each.pixels.sum()
+
     for class_id, name in enumerate(classes.names):
-        percentages = [100 * each.pixels[class_id] / max(1, each.pixels.sum()) for each in counts.values()]
+        percentages = [100 * each.pixels[class_id] / max(1, of_all(each)) for each in counts.values()]
         cells = [f"{percentage:.2f}" if percentage else "none" for percentage in percentages]
         table.add_row(str(class_id), Text(shown(name)), *cells, f"{weights[class_id]:.2f}")
+    if classes.multi_label:
+        Console(file=sys.stdout, highlight=False).print(table)
+        return
     voids = [f"{100 * (1 - each.pixels.sum() / max(1, each.total)):.2f}" for each in counts.values()]
     table.add_row("255", "void (of all pixels)", *voids, "", style="dim")
     Console(file=sys.stdout, highlight=False).print(table)

@@ -4,6 +4,7 @@ import numpy as np
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import ClassTable
+from segnet_jax.nn.label_bits import unpack
 
 
 def colorize(label: np.ndarray, classes: ClassTable) -> np.ndarray:
@@ -16,11 +17,21 @@ def colorize(label: np.ndarray, classes: ClassTable) -> np.ndarray:
     Returns:
       uint8 [...,H,W,3] RGB.
     """
-    known = label[label != VOID]
-    assert known.max(initial=0) < len(classes), f"class id {known.max()} among {len(classes)} classes"
-    palette = np.zeros((256, 3), np.uint8)
-    palette[: len(classes)] = classes.colors
-    return palette[label]
+    known, num_values = label[label != VOID], 1 << len(classes) if classes.multi_label else len(classes)
+    assert known.max(initial=0) < num_values, f"class id {known.max()} among {len(classes)} classes"
+    return palette(classes)[label]
+
+
+def palette(classes: ClassTable) -> np.ndarray:
+    """Return the color of each label value, uint8 [256,3]; of several classes in a pixel, their mean."""
+    colors = np.zeros((256, 3), np.uint8)
+    if not classes.multi_label:
+        colors[: len(classes)] = classes.colors
+        return colors
+    has_class = unpack(np.arange(1, 1 << len(classes), dtype=np.uint8), len(classes))
+    means = has_class @ np.array(classes.colors, float) / has_class.sum(axis=1, keepdims=True)
+    colors[1 : 1 << len(classes)] = np.rint(means)
+    return colors
 
 
 def hatch(picture: np.ndarray, where: np.ndarray, period: int = 10) -> np.ndarray:
@@ -61,7 +72,7 @@ def displayable(image: np.ndarray) -> np.ndarray:
 
 
 def overlay(image: np.ndarray, label: np.ndarray, classes: ClassTable, transparency: float = 0.4) -> np.ndarray:
-    """Blend an image with the colors of its classes; VOID pixels keep the image.
+    """Blend an image with the colors of its classes; VOID pixels, and those without a class, keep the image.
 
     Args:
       image: uint8 [...,H,W,3] RGB.
@@ -73,4 +84,5 @@ def overlay(image: np.ndarray, label: np.ndarray, classes: ClassTable, transpare
       uint8 [...,H,W,3] RGB.
     """
     mixed = np.rint(transparency * image + (1 - transparency) * colorize(label, classes)).astype(np.uint8)
-    return np.where((label == VOID)[..., None], image, mixed)
+    is_bare = (label == VOID) | (label == 0) if classes.multi_label else label == VOID
+    return np.where(is_bare[..., None], image, mixed)

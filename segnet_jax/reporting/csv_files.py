@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from segnet_jax.metrics.confusion import scores
+from segnet_jax.metrics.table import class_pixels, labeled_pixels
 from segnet_jax.system.errors import shown
 
 _COLUMNS = ("image", "pixels", "accuracy", "mIoU")
@@ -29,14 +30,14 @@ def image_scores_csv(names: Sequence[str], confusions: np.ndarray, class_names: 
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*_COLUMNS, *(shown(f"IoU {name}") for name in class_names)])
     for name, confusion in zip(names, confusions, strict=True):
-        writer.writerow([safe_cell(name), int(confusion.sum()), *map(_cell, _values(confusion))])
+        writer.writerow([safe_cell(name), int(labeled_pixels(confusion)), *map(_cell, _values(confusion))])
     return buffer.getvalue()
 
 
 def _values(confusion: np.ndarray) -> list[float]:
     """Return accuracy, mean IoU and the IoU of each class for one image; NaN if undefined."""
     if not confusion.any():
-        return [math.nan] * (2 + len(confusion))
+        return [math.nan] * (2 + class_pixels(confusion).size)
     found = scores(confusion)
     return [found.global_accuracy, found.miou, *found.iou.tolist()]
 

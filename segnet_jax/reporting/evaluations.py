@@ -26,7 +26,7 @@ from PIL import Image
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import ClassTable, Color
-from segnet_jax.reporting.colors import displayable
+from segnet_jax.reporting.colors import displayable, palette
 from segnet_jax.system import confined
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_bytes, atomic_write_json
@@ -47,7 +47,7 @@ class Images:
 
     Attributes:
       names: image names.
-      confusions: int32 [N,C,C].
+      confusions: int32 [N,C,C]; of several classes per pixel [N,C+1,C+2], see `metrics.co_occurrence`.
     """
 
     names: tuple[str, ...]
@@ -146,7 +146,7 @@ def _make_folder(run: pathlib.Path) -> pathlib.Path:
 
 
 def _palette(classes: ClassTable) -> list[Color]:
-    return [*classes.colors, *[(0, 0, 0)] * (256 - len(classes))]
+    return [tuple(color) for color in palette(classes).tolist()]
 
 
 def images_path(folder: pathlib.Path, step: int) -> pathlib.Path:
@@ -189,7 +189,7 @@ def read_images(path: str | os.PathLike | io.BytesIO) -> Images | None:
     except MemoryError:
         return None
     valid = names.ndim == 1 and names.dtype.kind == "U" and confusions.dtype == np.int32 and confusions.ndim == 3
-    if not valid or confusions.shape[0] != len(names) or confusions.shape[1] != confusions.shape[2]:
+    if not valid or confusions.shape[0] != len(names) or confusions.shape[2] - confusions.shape[1] not in (0, 1):
         return None
     return Images(tuple(map(str, names)), confusions) if (confusions >= 0).all() else None
 

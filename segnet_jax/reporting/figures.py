@@ -160,7 +160,7 @@ def error_map(label: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 def _caption(label: np.ndarray, prediction: np.ndarray, classes: ClassTable) -> str:
     if (label == VOID).all():
         return "no labeled pixels"
-    scored = scores(count_confusion(label, prediction, len(classes)))
+    scored = scores(count_confusion(label, prediction, len(classes), classes.multi_label))
     lowest = int(np.nanargmin(scored.iou))
     return (
         f"mIoU {percent(scored.miou)} over {len(classes) - len(scored.absent)} classes, "

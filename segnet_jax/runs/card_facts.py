@@ -25,6 +25,7 @@ def card_facts(folder: str, config: Config, subject: ExportedNetwork) -> CardFac
         network=describe_network(config),
         num_parameters=sum(leaf.size for leaf in jax.tree.leaves(subject.trained["params"])),
         images="RGB images" if subject.pixels == RGB else f"images of {subject.pixels}",
+        multi_label=config.multi_label,
         image_size=tuple(config.image_size),
         dataset="unknown data" if is_exported(folder) else _dataset_of(config, result),
         num_images=num_training_images(folder),

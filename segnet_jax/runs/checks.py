@@ -71,7 +71,7 @@ def check_loss_and_output(config: Config, dataset: Dataset) -> None:
     Raises:
       UserError: If one of them is invalid or does not fit.
     """
-    parse_loss(config.loss)
+    parse_loss(config.loss, config.multi_label)
     weights_of_classes(config.class_weights, dataset.classes.names, config.data)
     if config.output == "softmax":
         return

@@ -1,5 +1,6 @@
 """Check a dataset before training: faults, warnings, pixel counts, and suggested settings."""
 
+import functools
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from segnet_jax.config.fields import Config
-from segnet_jax.data.dataset import Dataset
+from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.images.fit import Fit
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.class_counts import LabelCounts, count_labels
@@ -80,14 +81,17 @@ def check_dataset(open_data: Callable[[], Dataset]) -> DatasetReport:
         dataset = open_data()
         for name, split in dataset.splits.items():
             with bar(f"reading {name}", len(split)) as advance:
-                counts[name] = count_labels(
-                    lambda index, split=split: split.read(index)[1], len(split), len(dataset.classes), advance
-                )
+                classes, read = dataset.classes, functools.partial(_label, split)
+                counts[name] = count_labels(read, len(split), len(classes), advance, classes.multi_label)
     except UserError as error:
         return DatasetReport(dataset, {}, error.faults)
     sizes = {name: len(split) for name, split in dataset.splits.items()}
     faults, warnings = check_counts(dataset.classes, counts, sizes)
     return DatasetReport(dataset, counts, (*dataset.doubts, *faults), tuple(warnings))
+
+
+def _label(samples: Split | CachedSplit, index: int) -> np.ndarray:
+    return samples.read(index)[1]
 
 
 def check_counts(
@@ -119,6 +123,8 @@ def check_counts(
             warnings.append(f"only {split} labels contain {listed(untrained)}, which therefore cannot be learned")
         if absent := [name for name in classes.names if name not in present]:
             warnings.append(f"no {split} pixel of {listed(absent)}, which the scores report as absent")
+    if classes.multi_label:
+        return faults, warnings
     if occurring == {classes.names[0]} and len(classes) > 1 and total.pixels.sum() < total.total:
         message = (
             f"the labels have only void and {classes.names[0]}, so no other class can be learned: are they masks of 0 "
@@ -217,7 +223,9 @@ def check_labels(classes: ClassTable, **splits: CachedSplit) -> None:
       UserError: If a split has no labeled pixel, or the labels seem to be masks of 0 and 255.
     """
     counts = {
-        split: count_labels(lambda index, samples=samples: samples.read(index)[1], len(samples), len(classes))
+        split: count_labels(
+            functools.partial(_label, samples), len(samples), len(classes), multi_label=classes.multi_label
+        )
         for split, samples in splits.items()
     }
     faults, warnings = check_counts(classes, counts, {split: len(samples) for split, samples in splits.items()})

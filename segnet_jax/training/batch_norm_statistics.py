@@ -102,13 +102,7 @@ def population_statistics(
     mean M = sum(n m) / N, variance = sum(n v) / N + sum(n (m - M)^2) / N: the mean of the variances plus the variance
     of the means.
 
-    Args:
-      model: the network.
-      variables: variables of the network, replicated; the running statistics of frozen layers are used unchanged.
-      batches: one or more batches.
-      preprocessing: preprocessing of the network's input.
-      devices: devices to compute on.
-      on_batch: called with the number of images after each batch.
+    The arguments are as in `average_statistics`, but `on_batch` is called with the number of images.
 
     Returns:
       "batch_stats", float32 on the host.
@@ -164,13 +158,9 @@ _FOLDER, _FILE = "statistics", "batch_stats.safetensors"
 
 
 def save_statistics(checkpoints: pathlib.Path, state: str, batch_stats: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Save statistics next to the checkpoints, unless valid ones with the same facts exist.
+    """Save the statistics of the checkpoint with the checksum `state`, unless valid ones with the same facts exist.
 
-    Args:
-      checkpoints: folder of the run's checkpoints.
-      state: checksum of the checkpoint's state.
-      batch_stats: statistics of the checkpoint's network.
-      facts: JSON that describes how the statistics were computed.
+    `facts` is JSON that describes how the statistics were computed.
 
     Raises:
       OSError: If the disk fails.
@@ -188,12 +178,9 @@ def save_statistics(checkpoints: pathlib.Path, state: str, batch_stats: dict[str
 
 
 def load_statistics(checkpoints: pathlib.Path, state: str, like: dict[str, Any]) -> dict[str, Any] | None:
-    """Load the statistics saved for a checkpoint; return None if they are missing or damaged.
+    """Load the statistics saved for the checkpoint with the checksum `state`, in the shapes of `like`.
 
-    Args:
-      checkpoints: folder of the run's checkpoints.
-      state: checksum of the checkpoint's state.
-      like: statistics of the same shapes.
+    Return None if they are missing or damaged.
     """
     folder = _folder_of(checkpoints, state)
     expected = named_leaves(like)
@@ -228,18 +215,9 @@ def precise_statistics(
     """Compute the precise batch-norm statistics of a trained network over its training images, each once.
 
     With `batch_norm_variance` "batches" the incomplete last batch is dropped, as in the tutorial's script; with
-    "population" it is processed in separate batches.
-
-    Args:
-      config: config of the run.
-      global_batch_size: global batch size of the training run.
-      model: the network, not folded.
-      variables: "params" and "batch_stats" of the network, replicated.
-      samples: the training images.
-      preprocessing: preprocessing of the network's input.
-      devices: devices to compute on. Their number does not affect the result if the run synchronized its statistics;
-        otherwise it only affects which images are dropped.
-      on_images: called with the number of images after each batch.
+    "population" it is processed in separate batches. The number of devices does not affect the result if the run
+    synchronized its statistics; otherwise it only affects which images are dropped. The network must not be folded, and
+    the variables must be replicated. `on_images` is called with the number of images after each batch.
 
     Returns:
       "batch_stats" on the host, not replicated.

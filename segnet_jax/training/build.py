@@ -38,13 +38,7 @@ def fields_from_config(config: Config, dataclass: Any) -> dict[str, Any]:
 
 
 def build_model(config: Config, num_classes: int, precision: str, own: OwnObjects = NO_OBJECTS) -> NetworkContract:
-    """Return the network that a config describes.
-
-    Args:
-      config: config of the run.
-      num_classes: channels of the logits.
-      precision: dtype of activations; not "auto".
-      own: custom objects.
+    """Return the network that a config describes, or the custom one; `precision` must not be "auto".
 
     Raises:
       UserError: If a custom network was neither passed nor named, or does not satisfy the contract.
@@ -71,14 +65,9 @@ def build_optimizer(
     schedule: optax.Schedule | None = None,
     own: OwnObjects = NO_OBJECTS,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-    """Return the optimizer that a config describes, and its learning rate as a function of the step.
+    """Return the optimizer that a config describes, or the custom one, and its learning-rate schedule.
 
-    Args:
-      config: config of the run.
-      model: the network.
-      steps_per_epoch: number of steps per epoch.
-      schedule: replaces the config's schedule, if given.
-      own: custom objects.
+    `schedule` replaces the config's schedule.
     """
     settings = OptimizerSettings(**fields_from_config(config, OptimizerSettings))
     return optimizers.build_optimizer(settings, model, steps_per_epoch, schedule, own.optimizer)
@@ -94,20 +83,15 @@ def step_settings(
 ) -> StepSettings:
     """Return the settings of the training step and the evaluation step.
 
-    Args:
-      config: config of the run.
-      model: the network; may differ from the config's, for example if folded.
-      class_weights: class weights of the loss, float32 [C].
-      preprocessing: preprocessing of the network's input.
-      steps_per_epoch: number of steps per epoch, for the learning-rate schedule; not used in evaluation.
-      own: custom objects.
+    The network may differ from the config's, for example if folded. Evaluation does not need `steps_per_epoch`.
     """
     optimizer, schedule = build_optimizer(config, model, steps_per_epoch, own=own)
     made = {"model": model, "class_weights": jnp.asarray(class_weights), "preprocessing": preprocessing}
     made |= {"optimizer": optimizer, "schedule": schedule}
     if own.loss is None and (name := missing("loss", config.own)):
         logger.info(f"note: the custom loss of this run ({name}) is not available: showing --loss {config.loss}")
-    made |= {"loss": parse_loss(config.loss) if own.loss is None else own.loss}  # overrides the config's formula
+    loss = parse_loss(config.loss, config.multi_label) if own.loss is None else own.loss
+    made |= {"loss": loss}  # overrides the config's formula
     if config.swa_epochs:
         first_step = config.total_steps(steps_per_epoch) - config.swa_epochs * steps_per_epoch
         made |= {"swa": (first_step, steps_per_epoch)}

@@ -25,13 +25,7 @@ NUM_PICTURES = 6
 
 
 def build_train_step(source: Input, devices: Devices, settings: StepSettings) -> AheadOfTime:
-    """Return a function (state, inputs) -> (state, metrics) that runs the steps of one dispatch on all devices.
-
-    Args:
-      source: input of the training split.
-      devices: devices to train on.
-      settings: settings of the step.
-    """
+    """Return a function (state, inputs) -> (state, metrics) that runs the steps of one dispatch on all devices."""
     step = partial(train_steps, make_batch=source.make_batch, settings=settings)
     mapped = parallel_train_step(step, devices, source.store_axis)
     return AheadOfTime(mapped, "the training step", devices, source.store)
@@ -47,13 +41,7 @@ def build_evaluator(
 ) -> Callable[..., Evaluation | None]:
     """Return a function (variables, should_stop, on_prediction) -> Evaluation of a whole split, compiled once.
 
-    Args:
-      source: input of the split.
-      num_samples: number of samples in the split.
-      shard: this process's part of each batch; the scores do not depend on it.
-      devices: devices to compute on.
-      settings: settings of the step.
-      forward: see `eval_step`.
+    The scores do not depend on `shard`, this process's part of each batch. See `eval_step` for `forward`.
     """
     step = partial(eval_step, make_batch=source.make_batch, settings=settings, forward=forward)
     mapped = parallel_eval_step(step, devices, source.store_axis)

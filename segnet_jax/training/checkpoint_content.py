@@ -36,15 +36,7 @@ def max_checkpoint_bytes(width: float, is_own: bool = False) -> int:
 
 
 def check_meta(meta: Any, where: str, is_resumed: bool = False) -> dict[str, Any]:
-    """Validate the JSON metadata of a checkpoint.
-
-    Args:
-      meta: parsed metadata.
-      where: display name of the checkpoint for error messages.
-      is_resumed: whether to also require the entries needed to resume.
-
-    Returns:
-      `meta`.
+    """Validate and return the JSON metadata of a checkpoint; `is_resumed` also requires the entries needed to resume.
 
     Raises:
       NoCheckpoint: If an entry is missing or invalid; the message names it.
@@ -99,8 +91,9 @@ def _is_evaluation(value: Any, num_classes: int) -> bool:
     if value is None:
         return True
     rows = value["confusion"]
-    is_square = len(rows) == num_classes and all(len(row) == num_classes for row in rows)
-    return _is_integer(value["step"]) and is_square and all(_is_integer(each) for row in rows for each in row)
+    shape = len(rows), *{len(row) for row in rows}  # the second is that of several classes per pixel
+    has_shape = num_classes > 0 and shape in ((num_classes, num_classes), (num_classes + 1, num_classes + 2))
+    return _is_integer(value["step"]) and has_shape and all(_is_integer(each) for row in rows for each in row)
 
 
 Rule = Callable[[Any, int], bool]
@@ -131,7 +124,8 @@ def best_evaluation(meta: Any, where: str) -> dict[str, Any] | None:
     """
     try:
         best = meta["best"]
-        if best is None or _is_evaluation(best, len(best["confusion"])):
+        sizes = () if best is None else (len(best["confusion"]), len(best["confusion"]) - 1)
+        if best is None or any(_is_evaluation(best, size) for size in sizes):
             return best
     except (KeyError, TypeError, AttributeError, OverflowError):
         pass
@@ -141,10 +135,8 @@ def best_evaluation(meta: Any, where: str) -> dict[str, Any] | None:
 def check_arrays(folder: pathlib.Path, like: Any, part: str) -> None:
     """Check the sizes of a checkpoint's arrays before they are read, so that none takes excessive memory.
 
-    Args:
-      folder: folder of a checkpoint with a valid manifest.
-      like: shapes of the state to restore; if its `opt_state` is None, two more copies of the parameters are allowed.
-      part: subfolder of the arrays.
+    The checkpoint must have a valid manifest, and the arrays must be in its subfolder `part`. `like` has the shapes of
+    the state to restore; if its `opt_state` is None, two more copies of the parameters are allowed.
 
     Raises:
       NoCheckpoint: If there are no arrays, or they are too large or too many.
@@ -196,12 +188,7 @@ def check_values(state: Any, where: str) -> None:
 
 @contextlib.contextmanager
 def reading_state(folder: pathlib.Path, like: Any, part: str) -> Iterator[None]:
-    """Check the sizes of a checkpoint's arrays, and convert Orbax's errors in the context to one-line errors.
-
-    Args:
-      folder: as in `check_arrays`.
-      like: as in `check_arrays`.
-      part: as in `check_arrays`.
+    """Call `check_arrays`, and convert Orbax's errors in the context to one-line errors.
 
     Raises:
       OtherState: If the checkpoint contains the state of another network.

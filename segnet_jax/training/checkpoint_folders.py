@@ -87,7 +87,7 @@ class CheckpointFolders:
             atomic_write_json(self.root / _LAST, new)
 
     def prune(self) -> None:
-        """Delete all checkpoints except the newest few, the latest best, and best ones that the newest refer to."""
+        """Delete all checkpoints except the newest few, the latest best, and the best ones that the newest refer to."""
         newest = self.steps("newest")[-self._keep :]
         referenced = set(map(self._best_of, newest))
         for which, keep in (("newest", set(newest)), ("best", {*self.steps("best")[-1:], *referenced})):
@@ -159,7 +159,7 @@ class CheckpointFolders:
         return step
 
     def find_intact(self, which: Which) -> int | None:
-        """Return the last saved step, or None, without falling back to an older checkpoint or moving folders.
+        """Return the last saved step, or None if there is none; never fall back to an older one or move folders.
 
         Raises:
           UserError: If the checkpoint is damaged or missing.

@@ -66,13 +66,9 @@ class Checkpoints:
     # --- saving ---
 
     def save(self, which: Which, step: int, state: TrainState, meta: dict[str, Any]) -> None:
-        """Start saving a state, after earlier saves have finished; only process 0 saves.
+        """Start saving a replicated state and its metadata, after earlier saves have finished; only process 0 saves.
 
-        Args:
-          which: "newest" or "best".
-          step: number of finished steps; an existing step is not saved again.
-          state: replicated state; it may be donated to the next step as soon as this returns.
-          meta: JSON metadata to store with the state.
+        An existing step is not saved again. The state may be donated to the next step as soon as this returns.
 
         Raises:
           DiskFull: If there is too little free space, for this save or the previous one.
@@ -169,7 +165,6 @@ class Checkpoints:
             self.folders.prune()
 
     def _read(self, folder: pathlib.Path, like: TrainState) -> TrainState:
-        """Read a checkpoint's state as numpy arrays."""
         handler = ocp.PyTreeCheckpointHandler(multiprocessing_options=_this_process("read"))
         item = _as_dict(like)
         restore_args = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
@@ -252,10 +247,7 @@ class Checkpoints:
     def restore(self, which: Which, step: int, like: TrainState) -> TrainState:
         """Restore a state found by `latest`, replicated over the devices.
 
-        Args:
-          which: "newest" or "best".
-          step: step returned by `latest`.
-          like: state of the same shapes, such as from `jax.eval_shape`; if its `opt_state` is None, none is read.
+        `like` is a state of the same shapes, such as from `jax.eval_shape`; if its `opt_state` is None, none is read.
 
         Raises:
           NoCheckpoint: If the checkpoint contains another state or invalid values.

@@ -12,6 +12,7 @@ from segnet_jax.config.class_weights import weights_of_classes
 from segnet_jax.config.fields import Config
 from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.input_pipeline.class_counts import LabelCounts, count_split
+from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import cache_folder
@@ -39,15 +40,7 @@ def present_frequency_weights(pixels: np.ndarray, image_pixels: np.ndarray) -> n
 
 
 def global_frequency_weights(pixels: np.ndarray, total: int) -> np.ndarray:
-    """Return class weights, with frequency relative to all pixels.
-
-    Args:
-      pixels: int64 [C], pixels of each class.
-      total: number of all pixels.
-
-    Returns:
-      float32 [C]; 0 for a class that does not occur.
-    """
+    """Return class weights, float32 [C], with frequency relative to all pixels; 0 for a class that does not occur."""
     return _median_weights(pixels, np.full_like(pixels, total))
 
 
@@ -93,7 +86,7 @@ def load_class_weights(config: Config, dataset: Dataset) -> np.ndarray:
     if config.class_weights == "matlab":
         counts = _count_all_splits(config, dataset)
     else:
-        counts = _count(dataset.splits["train"], num_classes)
+        counts = _count(dataset.splits["train"], dataset.classes)
     if config.class_weights == "auto-global":
         return global_frequency_weights(counts.pixels, counts.total)
     if config.class_weights == "auto-sqrt":
@@ -101,9 +94,9 @@ def load_class_weights(config: Config, dataset: Dataset) -> np.ndarray:
     return present_frequency_weights(counts.pixels, counts.image_pixels)
 
 
-def _count(split: Split, num_classes: int) -> LabelCounts:
+def _count(split: Split, classes: ClassTable) -> LabelCounts:
     with bar("counting labels", len(split)) as advance:
-        return count_split(split, num_classes, cache_folder(), advance)
+        return count_split(split, len(classes), cache_folder(), advance, classes.multi_label)
 
 
 def _count_all_splits(config: Config, dataset: Dataset) -> LabelCounts:
@@ -115,7 +108,7 @@ def _count_all_splits(config: Config, dataset: Dataset) -> LabelCounts:
     if full_size is None:
         logger.info(f"counting class weights on {', '.join(dataset.splits)} at the size on disk")
         return sum(
-            (_count(split, num_classes) for split in dataset.splits.values()),
+            (_count(split, dataset.classes) for split in dataset.splits.values()),
             start=LabelCounts.zero(num_classes),
         )
     pixels = np.stack(list(full_size.values()))  # [frames, classes and void]

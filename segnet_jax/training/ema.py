@@ -20,23 +20,15 @@ def update_ema(old: dict[str, Any], variables: dict[str, Any], decay: jax.Array)
 
     BatchNorm's running statistics are averaged like the parameters. They are not the statistics of the averaged
     network; precise batch-norm statistics are.
-
-    Args:
-      old: the average before the step.
-      variables: "params" and "batch_stats" after the step, float32.
-      decay: float32, from `ema_decay_at` or `swa_decay_at`.
     """
     return jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, old, variables)
 
 
 def ema_decay_at(num_steps: jax.Array, limit: float) -> jax.Array:
-    """Return the decay of an exponential moving average.
+    """Return the decay of an exponential moving average after `num_steps` steps.
 
-    It is at most (1 + n) / (10 + n), so that the average does not start with a large weight on the initial parameters.
-
-    Args:
-      num_steps: int32, the number of earlier steps n.
-      limit: limit of the decay, below 1.
+    It is the minimum of `limit` and (1 + num_steps) / (10 + num_steps), so that the average does not start with a large
+    weight on the initial parameters.
     """
     taken = num_steps.astype(jnp.float32)
     return jnp.minimum(jnp.float32(limit), (1 + taken) / (10 + taken))

@@ -20,6 +20,7 @@ from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.distributed.data_parallel import sum_over_processes
 from segnet_jax.metrics.boundary import BoundaryF1, boundary_f1
 from segnet_jax.metrics.matching import count_pairs
+from segnet_jax.metrics.table import labeled_pixels, right_pixels
 
 MAX_CELLS = 2**24
 """Maximum number of elements in all per-image confusion matrices (64 MB): 138,000 images with 11 classes."""
@@ -30,7 +31,7 @@ class Evaluation:
     """The result of one pass over a split.
 
     Attributes:
-      confusion: int64 [C,C], rows are the ground truth.
+      confusion: int64 [C,C], rows are the ground truth; of several classes per pixel, see `metrics.co_occurrence`.
       confusions: int32 [N,C,C], the confusion matrix of each image, in the order of the samples; None above MAX_CELLS.
       boundaries: int32 [N,C,4], the counts of `metrics.boundary.boundary_counts` for each image.
       loss: the run's loss over the whole split.
@@ -96,7 +97,7 @@ def evaluate(
         local_devices = slice(first_device, first_device + len(local["prediction"]))
         index, matrices = index[local_devices], matrices[local_devices]
         is_sample = index >= 0
-        correct, labeled = np.trace(matrices, axis1=2, axis2=3)[is_sample], matrices.sum(axis=(2, 3))[is_sample]
+        correct, labeled = right_pixels(matrices)[is_sample], labeled_pixels(matrices)[is_sample]
         new = {int(i): c / n for i, c, n in zip(index[is_sample], correct, labeled, strict=True) if n}
         accuracies.update(new)
         lowest = sorted({*worst, *new}, key=lambda i: (accuracies[i], i))[:num_worst]
@@ -122,7 +123,8 @@ def evaluate(
     while pending:
         process(*pending.popleft())
     per_image = np.stack([confusions[i] for i in range(num_images)]) if len(confusions) == num_images else None
-    loss = float(mean_loss(jax.tree.map(lambda *each: sum(each), *losses), max(int(np.sum(confusion)), 1)))
+    num_pixels = max(int(labeled_pixels(np.asarray(confusion))), 1)
+    loss = float(mean_loss(jax.tree.map(lambda *each: sum(each), *losses), num_pixels))
     counts = np.stack([boundaries[i] for i in range(num_images)])
     return Evaluation(confusion, per_image, counts, loss, predictions, accuracies, worst)
 
@@ -133,23 +135,18 @@ def _by_index(index: np.ndarray, values: np.ndarray) -> dict[int, np.ndarray]:
 
 
 def evaluate_boundaries(
-    evaluate: Callable[..., Evaluation | None], samples: CachedSplit, num_classes: int
+    evaluate: Callable[..., Evaluation | None], samples: CachedSplit, num_classes: int, multi_label: bool = False
 ) -> tuple[Evaluation, BoundaryF1] | None:
     """Evaluate a split, and match the boundaries of each prediction and label. Every process must call this.
 
-    Args:
-      evaluate: function of on_prediction that returns the Evaluation, or None if stopped.
-      samples: samples of the split.
-      num_classes: number of classes.
-
-    Returns:
-      The Evaluation and boundary F1, or None if stopped.
+    `evaluate` is a function of on_prediction. If it returns None because it was stopped, so does this function.
+    With `multi_label`, a pixel may have several classes.
     """
     pairs = np.zeros((len(samples), num_classes), np.int32)
     pending = deque()
 
     def submit(index: int, prediction: np.ndarray) -> None:
-        pending.append((index, pool.submit(count_pairs, samples.read(index)[1], prediction, num_classes)))
+        pending.append((index, pool.submit(count_pairs, samples.read(index)[1], prediction, num_classes, multi_label)))
         if len(pending) > 4 * num_workers:  # bounds the predictions held in memory
             collect()
 

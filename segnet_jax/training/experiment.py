@@ -20,13 +20,9 @@ CHANGES_FILE = "overrides.json"
 def check_experiment(folder: pathlib.Path, meta: dict[str, Any], config: Config, override: bool | None = None) -> None:
     """Compare the settings stored in a checkpoint with the run's config, field by field.
 
-    Fields overridden after the checkpoint was saved (`overrides.json`) do not count as different.
-
-    Args:
-      folder: run folder.
-      meta: the checkpoint's JSON metadata.
-      config: config of the run; on resume, the new one.
-      override: whether the user allows changed settings; None to only log them, if nothing is trained.
+    Fields overridden after the checkpoint was saved (`overrides.json`) do not count as different. On resume, `config`
+    is the new one. `override` sets whether changed settings are allowed; None, for commands that do not train, only
+    logs them.
 
     Raises:
       UserError: If the settings differ; the message shows old -> new for each field.

@@ -64,11 +64,7 @@ class TrainedSegNet:
 def check_fits(trained: TrainedSegNet, config: Config, shapes: Tree, head: Collection[str]) -> None:
     """Check that a trained network matches the network to be trained, except for its classes.
 
-    Args:
-      trained: the network to start from.
-      config: config of the training run.
-      shapes: shapes of the variables of the network to be trained.
-      head: names of the layers whose last axis is the classes.
+    `config` and `shapes` describe the network to be trained; the last axis of its layers in `head` is the classes.
 
     Raises:
       UserError: If the networks differ; the message names the differences and the flags that resolve them.
@@ -130,11 +126,7 @@ def _sizes(tree: Tree, head: Collection[str]) -> dict[str, list[int]]:
 def start_from(trained: TrainedSegNet, classes: Sequence[str], head: Collection[str], draw: Callable[[], Tree]) -> Tree:
     """Return the trained variables; the head keeps its rows of shared classes and gets random rows for new classes.
 
-    Args:
-      trained: the network to start from, which passes `check_fits`.
-      classes: classes to train.
-      head: names of the layers whose last axis is the classes.
-      draw: function that returns random variables of the network to be trained; called only if there are new classes.
+    The network must pass `check_fits`. `draw` returns random variables; it is called only if there are new classes.
     """
     indices = shared_classes(trained, classes)
     if trained.config.output == "sigmoid":  # one row for both classes
@@ -164,12 +156,7 @@ def shared_classes(trained: TrainedSegNet, classes: Sequence[str]) -> dict[str, 
 
 
 def describe_start(trained: TrainedSegNet, classes: Sequence[str]) -> str:
-    """Describe the source and the kept, new and left-out classes in one line.
-
-    Args:
-      trained: the network to start from.
-      classes: classes to train.
-    """
+    """Describe the source and the kept, new and left-out classes in one line."""
     kept = shared_classes(trained, classes)
     start = f"{trained.source}, {trained.about}"
     if trained.classes is None:
@@ -199,13 +186,8 @@ def choose_preprocessing(
 ) -> Preprocessing:
     """Choose the preprocessing of a whole trained network, else of the config, else of the encoder's weights.
 
-    Images other than 8-bit RGB are normalized by their own mean and standard deviation, and scaled so that the
-    encoder's first layer gets values as large as from ImageNet's images.
-
-    Args:
-      config: config of the run.
-      initial: the initial weights.
-      statistics: function that returns mean and standard deviation of each channel of the training images.
+    Images other than 8-bit RGB are normalized by their own mean and standard deviation (from `statistics`), and scaled
+    so that the encoder's first layer gets values as large as from ImageNet's images.
 
     Raises:
       UserError: If the config contradicts a whole trained network.

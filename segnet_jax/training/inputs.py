@@ -57,12 +57,7 @@ class Input:
 
 
 def choose_placement(requested: str, devices: Devices, *splits: CachedSplit) -> Placement:
-    """Choose where the splits reside: on the devices if they fit, unless the host is requested.
-
-    Args:
-      requested: "auto", "host" or "device".
-      devices: devices to train on.
-      *splits: all splits to place.
+    """Choose where the splits reside: on the devices if they all fit, unless "host" is requested.
 
     Raises:
       UserError: If "device" is requested, but the splits do not fit.
@@ -87,11 +82,8 @@ def choose_placement(requested: str, devices: Devices, *splits: CachedSplit) -> 
 def agree_on_placement(placement: Placement, all_gather: Callable[[str], list[str]]) -> Placement:
     """Return the least demanding placement that any process chose, because all must compile the same program.
 
-    Processes may choose differently because of their disk space (for decoded images) or device memory.
-
-    Args:
-      placement: this process's choice.
-      all_gather: function of this process's text that returns the texts of all processes by process number.
+    Processes may choose differently because of their disk space (for decoded images) or device memory. `all_gather`
+    returns the texts of all processes by number.
     """
     choices = all_gather(placement)
     agreed = max(choices, key=("device", "shards", "host").index)
@@ -112,7 +104,7 @@ def training_input(
 ) -> Input:
     """Return the input of the training split, batches [L,K,A,B,...] for dispatches of K steps.
 
-    The custom augmentation `own` is applied inside the step, on host and device input alike.
+    The custom augmentation `own` is applied inside the step, wherever the samples reside.
     """
     after = (lambda make_batch: make_batch) if own is None else partial(_followed_by, own)
     if place == "host":

@@ -68,12 +68,7 @@ def finalize(
 
 
 def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[str, dict[str, Any]]:
-    """Hard-link the files of a subfolder into another folder, or copy them if the disk does not support links.
-
-    Args:
-      source: folder with a manifest.
-      partial: target folder, created if missing.
-      part: name of the subfolder.
+    """Hard-link the files of `source`'s subfolder `part` into `partial`, or copy them if links are not supported.
 
     Returns:
       The source's manifest entries of the linked files.
@@ -100,14 +95,7 @@ def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[s
 
 
 def verify(folder: pathlib.Path, max_bytes: int | None = None) -> dict[str, Any]:
-    """Verify every byte of a folder against its manifest.
-
-    Args:
-      folder: folder with a manifest.
-      max_bytes: limit of the total size; None for no limit.
-
-    Returns:
-      The manifest.
+    """Verify every byte of a folder, at most `max_bytes` in total, against its manifest; return the manifest.
 
     Raises:
       Damaged: If the manifest is invalid, or a file is missing, not regular, not listed, or has another size or
@@ -194,7 +182,6 @@ def sync_folder(folder: pathlib.Path) -> None:
 
 
 def _sum_after_sync(path: pathlib.Path) -> str:
-    """Flush a file to the disk and return its SHA-256."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())
     return sum_of_file(path)

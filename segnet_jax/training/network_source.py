@@ -25,7 +25,7 @@ NETWORK_FIELDS = (  # config fields needed to rebuild the network; none contains
 )
 READING_FIELDS = (  # config fields for reading images and labels; none contains a path or leads out of a folder
     *("fit", "exif", "image_range", "image_bits", "resize_labels", "label_suffix", "map", "labels_start_at"),
-    *("labels_as", "threshold", "unknown_color", "mostly_void"),
+    *("labels_as", "threshold", "unknown_color", "mostly_void", "mask_order", "unmasked", "multi_label"),
 )
 
 
@@ -55,7 +55,7 @@ def read_network_config(folder: str | pathlib.Path, own_network: str = "", other
     Args:
       folder: the run folder or the exported folder.
       own_network: the network that this command names, imported if it is custom (see `import_network`).
-      others: other sources used by the command, whose network `own_network` may also be.
+      others: other sources that the command uses; `own_network` may also be the network of one of these.
 
     Raises:
       UserError: If the folder contains neither or is damaged, or `own_network` is another network or cannot be
@@ -75,11 +75,7 @@ def read_network_config(folder: str | pathlib.Path, own_network: str = "", other
 
 
 def config_from(description: Description, source: str) -> Config:
-    """Return the config that an exported network describes.
-
-    Args:
-      description: description of the network, from an untrusted file.
-      source: name of the file in messages.
+    """Return the config that an exported network describes; the description is not trusted.
 
     Raises:
       UserError: If a setting is unknown, must not be set by a file, or has an invalid value.

@@ -72,13 +72,7 @@ class OptimizerSettings:
 def sgd(
     learning_rate: optax.Schedule, settings: OptimizerSettings, decayed: Mask
 ) -> tuple[optax.GradientTransformation, ...]:
-    """Return the transformations of SGD with momentum.
-
-    Args:
-      learning_rate: schedule.
-      settings: `weight_decay` (L2, added to the gradient), `momentum` and `nesterov`.
-      decayed: mask of the parameters with weight decay.
-    """
+    """Return SGD with momentum; weight decay is L2, added to the gradient."""
     decay = optax.add_decayed_weights(settings.weight_decay, mask=decayed)
     return decay, optax.sgd(learning_rate, momentum=settings.momentum, nesterov=settings.nesterov)
 
@@ -86,12 +80,9 @@ def sgd(
 def adamw(
     learning_rate: optax.Schedule, settings: OptimizerSettings, decayed: Mask
 ) -> tuple[optax.GradientTransformation, ...]:
-    """Return AdamW with beta2 0.999 and epsilon 1e-8.
+    """Return AdamW with beta1 `momentum`, beta2 0.999 and epsilon 1e-8.
 
-    Args:
-      learning_rate: schedule.
-      settings: `momentum` is beta1; `weight_decay` is decoupled and multiplied by the learning rate.
-      decayed: mask of the parameters with weight decay.
+    Weight decay is decoupled and multiplied by the learning rate.
 
     Source: Loshchilov & Hutter 2019 (arXiv 1711.05101).
     """
@@ -101,12 +92,9 @@ def adamw(
 def lion(
     learning_rate: optax.Schedule, settings: OptimizerSettings, decayed: Mask
 ) -> tuple[optax.GradientTransformation, ...]:
-    """Return Lion, which moves each parameter by the sign of a mean gradient; beta2 is 0.99.
+    """Return Lion, which moves each parameter by the sign of a mean gradient, with beta1 `momentum` and beta2 0.99.
 
-    Args:
-      learning_rate: schedule; a third to a tenth of AdamW's.
-      settings: `momentum` is beta1; `weight_decay` is decoupled and multiplied by the learning rate.
-      decayed: mask of the parameters with weight decay.
+    Weight decay is decoupled and multiplied by the learning rate, which should be a third to a tenth of AdamW's.
 
     Source: Chen et al. 2023 (arXiv 2302.06675).
     """
@@ -118,10 +106,8 @@ def adafactor(
 ) -> tuple[optax.GradientTransformation, ...]:
     """Return Adafactor, which stores second moments of large kernels as rows and columns, and no first moments.
 
-    Args:
-      learning_rate: schedule, relative to the root mean square of each parameter array.
-      settings: `weight_decay` is decoupled and multiplied by the learning rate, unlike in `optax.adafactor`.
-      decayed: mask of the parameters with weight decay.
+    The learning rate is relative to the root mean square of each parameter array. Weight decay is decoupled and
+    multiplied by the learning rate, unlike in `optax.adafactor`.
 
     Source: Shazeer & Stern 2018 (arXiv 1804.04235).
     """
@@ -195,20 +181,15 @@ def _schedule_of(settings: OptimizerSettings, steps_per_epoch: int) -> optax.Sch
 
 
 def _multipliers(settings: OptimizerSettings, model: NetworkContract) -> Iterator[tuple[float, Mask]]:
-    """Yield the factors of `lr_mult` with the masks of their parameters."""
     for each in settings.lr_mult:
         name, factor = each.split("=")
         yield float(factor), (section_mask if name in SECTIONS else role_mask)(model, name)
 
 
 def without_layers(optimizer: optax.GradientTransformation, layers: frozenset[str]) -> optax.GradientTransformation:
-    """Restrict an optimizer to the trainable layers, so that it keeps no state for frozen ones.
+    """Restrict an optimizer to the layers not in `layers`, so that it keeps no state for frozen layers.
 
     `init` and `update` take all parameters; gradients and updates contain only the trainable layers.
-
-    Args:
-      optimizer: optimizer of the trainable layers.
-      layers: names of the frozen layers.
     """
 
     def trainable(params):

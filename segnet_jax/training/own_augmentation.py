@@ -35,10 +35,6 @@ class OwnAugmentation:
     def named(cls, name: str, args: Sequence[str]) -> "OwnAugmentation | None":
         """Import the augmentation that a config names; return None if the command line does not also set it.
 
-        Args:
-          name: value of the config's `augment`, which may come from a stored file.
-          args: arguments of this command.
-
         Raises:
           UserError: If the function cannot be imported.
         """
@@ -59,7 +55,9 @@ class OwnAugmentation:
         Raises:
           UserError: If the function raises an exception or returns other shapes or dtypes.
         """
-        image, label = lax.optimization_barrier((jnp.asarray(image), jnp.asarray(label)))  # same for host and device
+        image, label = lax.optimization_barrier(
+            (jnp.asarray(image), jnp.asarray(label))
+        )  # same program for both inputs
         batch = tuple(each.reshape(-1, *each.shape[label.ndim - 2 :]) for each in (image, label))
         bits = lax.bitcast_convert_type(jnp.asarray(key).reshape(-1, 2), jnp.uint32)
         expected = _shapes(batch)

@@ -26,10 +26,9 @@ def import_given(args: Sequence[str]) -> None:
 
 
 def import_network(name: str) -> None:
-    """Import a custom network; do nothing for other names. Callers must not pass a name from a stored file.
+    """Import a custom network, named MODULE:CLASS or MODULE:FUNCTION; do nothing for other names.
 
-    Args:
-      name: MODULE:CLASS or MODULE:FUNCTION of the network (see `build_own_network`).
+    Callers must not pass a name from a stored file.
 
     Raises:
       UserError: If the network cannot be imported.
@@ -39,10 +38,7 @@ def import_network(name: str) -> None:
 
 
 def network_of(name: str) -> Any:
-    """Return the class of a network, or the function that builds it.
-
-    Args:
-      name: a key of NETWORKS or the name of a custom network, which may come from a stored file.
+    """Return the class of a network, or the function that builds it; the name may come from a stored file.
 
     Raises:
       UserError: If this command did not name the custom network.

@@ -128,12 +128,7 @@ def _short(value: Any) -> str:
 
 
 def check_given(stored: Sequence[str], given: Sequence[str], where: str) -> None:
-    """Check that a run is resumed with the custom objects that it was started with.
-
-    Args:
-      stored: names of the objects in the run's config.
-      given: names of the objects passed now.
-      where: the run, for the message.
+    """Check that a run is resumed with the custom objects that it was started with, by their names.
 
     Raises:
       UserError: If the names differ.

@@ -36,11 +36,6 @@ def reduce_on_plateau(factor: float, patience: int, steps_per_epoch: int) -> opt
     `update` takes the step's loss as `value`. After more than `patience` epochs without an improvement of the mean
     loss, the scale is multiplied by `factor`.
 
-    Args:
-      factor: factor of each reduction.
-      patience: number of epochs without improvement that are tolerated.
-      steps_per_epoch: steps whose losses are averaged.
-
     Source: the rule of `torch.optim.lr_scheduler.ReduceLROnPlateau`, on training losses.
     """
 

@@ -13,6 +13,7 @@ from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.distributed.data_parallel import Devices, replicate
+from segnet_jax.nn.label_bits import MAX_CLASSES
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.system.errors import UserError
 from segnet_jax.training import batch_norm_statistics, build
@@ -54,7 +55,8 @@ class Restored:
     @property
     def classes(self) -> ClassTable:
         """The classes that the network was trained on."""
-        return ClassTable(tuple(self.meta["classes"]), tuple(map(tuple, self.meta["colors"])))
+        multi_label = bool(self.meta.get("multi_label"))  # of the config
+        return ClassTable(tuple(self.meta["classes"]), tuple(map(tuple, self.meta["colors"])), multi_label)
 
 
 def restore(
@@ -86,8 +88,8 @@ def restore(
       batch_norm: batch-norm statistics to use; with "recompute", stored precise statistics replace the running ones.
 
     Raises:
-      UserError: If there is no checkpoint yet, its settings do not match the config, or `intact` is set and it is
-        damaged.
+      UserError: If there is no checkpoint yet, its settings do not match the config, or it is damaged and `intact` is
+        set.
       NoCheckpoint: If no checkpoint is intact, or its content is invalid.
     """
     if own.model is not None and not missing("model", config.own):
@@ -130,7 +132,7 @@ def restore(
         )
     elif is_precise:
         variables = variables | {"batch_stats": replicate(recomputed, devices)}
-    return Restored(model, variables, meta, recomputed, which)
+    return Restored(model, variables, meta | {"multi_label": config.multi_label}, recomputed, which)
 
 
 def _restore_exported(
@@ -161,13 +163,17 @@ def _restore_exported(
         "preprocessing": dataclasses.asdict(description.preprocessing),
         "precision": precision,
         "class_weights": list(weights),
+        "multi_label": config.multi_label,
     }
     _check_channels(meta, config, folder)
     return Restored(model, replicate(found.variables, devices), meta, None, description.checkpoint or "newest")
 
 
 def _check_channels(meta: dict[str, Any], config: Config, source: str) -> None:
-    """Raise UserError if the preprocessing is for another number of channels than the network's."""
+    """Raise UserError if the preprocessing is for other channels than the network's, or the classes are too many."""
+    if config.multi_label and (count := len(meta["classes"])) > MAX_CLASSES:
+        message = f"{source} has {count} classes and several per pixel, of which there are {MAX_CLASSES} at most"
+        raise UserError(f"{message}: it is damaged", kind="bad-weights", file=source)
     if (count := len(meta["preprocessing"]["mean"])) != config.channels:
         message = f"{source} normalizes {count} channels, but its network has {config.channels}: it is damaged"
         raise UserError(message, kind="bad-weights", file=source)

@@ -54,10 +54,7 @@ def learning_rate_schedule(
 def one_cycle(peak: float, total_steps: int, rise_steps: int = 0) -> optax.Schedule:
     """Return a cosine rise from peak / 25 to the peak and a cosine decay to peak / 250,000 at the last step.
 
-    Args:
-      peak: the peak learning rate.
-      total_steps: number of steps.
-      rise_steps: steps of the rise; 0 for 30 % of all steps.
+    The rise takes `rise_steps` steps; 0 stands for 30 % of all steps.
 
     Source: Smith & Topin 2018 (arXiv 1708.07120), with the values of `torch.optim.lr_scheduler.OneCycleLR`.
     """

@@ -30,6 +30,7 @@ class StepSettings:
       ema_decay: decay of the EMA of the variables, if the state has one.
       swa: first step and steps per epoch of stochastic weight averaging, which replaces the EMA.
       log_norms: whether to return the norms of gradients and weights as metrics.
+      multi_label: whether a pixel may have several classes (see `nn.label_bits`), with a sigmoid for each.
     """
 
     model: NetworkContract
@@ -44,3 +45,4 @@ class StepSettings:
     ema_decay: float = 0.0
     swa: tuple[int, int] | None = None
     log_norms: bool = False
+    multi_label: bool = False

@@ -60,5 +60,4 @@ def _split_by_size(leaves: Sequence[jax.Array]) -> tuple[list[list[int]], list[i
 
 
 def _join(arrays: Sequence[jax.Array]) -> jax.Array:
-    """Concatenate arrays of one dtype to a vector."""
     return jnp.concatenate([array.ravel() for array in arrays])

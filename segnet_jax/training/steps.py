@@ -16,12 +16,14 @@ from jax import lax
 
 from segnet_jax.distributed.data_parallel import AXIS
 from segnet_jax.metrics.boundary import boundary_counts
+from segnet_jax.metrics.co_occurrence import co_occurrences
 from segnet_jax.metrics.confusion import confusion_matrices
 from segnet_jax.nn.contract import frozen_layers
+from segnet_jax.nn.label_bits import classes_above_half
 from segnet_jax.nn.preprocessing import normalize
 from segnet_jax.training.ema import ema_decay_at, swa_decay_at, update_ema
 from segnet_jax.training.inputs import MakeBatch
-from segnet_jax.training.losses import num_right, num_valid
+from segnet_jax.training.losses import multi_label, num_right, num_valid
 from segnet_jax.training.plateau import find_plateau
 from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.small_arrays import all_finite, join_small, select
@@ -92,7 +94,8 @@ def train_step(
         )
         with jax.named_scope("loss"):
             loss = settings.loss(logits, label, settings.class_weights)
-            return factor * loss, (updated["batch_stats"], loss, num_right(logits, label))
+            count_right = multi_label.num_right if settings.multi_label else num_right
+            return factor * loss, (updated["batch_stats"], loss, count_right(logits, label))
 
     def add_batch(carry, one):
         grads, batch_stats, loss, right = carry
@@ -217,8 +220,9 @@ def eval_step(
       forward: function of variables and images that returns logits, float32 [B,H,W,C]; None for the network itself.
 
     Returns:
-      Over all devices: "loss", the sums of the loss; "confusions", int32 [D,B,C,C], and "boundaries", int32
-      [D,B,C,4], of each image. Of this device: "prediction", uint8 [B,H,W].
+      Over all devices: "loss", the sums of the loss; "confusions", int32 [D,B,C,C] (for several classes per pixel,
+      `metrics.co_occurrence`), and "boundaries", int32 [D,B,C,4], of each image. Of this device: "prediction", uint8
+      [B,H,W].
     """
     model = settings.model
     batch = lax.optimization_barrier(make_batch(inputs, store))
@@ -226,9 +230,12 @@ def eval_step(
         logits = model.apply(variables, normalize(batch["image"], settings.preprocessing, model.dtype), train=False)
     else:
         logits = forward(variables, batch["image"])
-    prediction = jnp.argmax(logits, axis=-1).astype(jnp.uint8)
+    if settings.multi_label:
+        prediction, count = classes_above_half(logits), co_occurrences
+    else:
+        prediction, count = jnp.argmax(logits, axis=-1).astype(jnp.uint8), confusion_matrices
     sums = settings.loss.sums(logits, batch["label"], settings.class_weights)
-    confusions = confusion_matrices(batch["label"], prediction, model.num_classes)
-    boundaries = boundary_counts(batch["label"], prediction, model.num_classes)
+    confusions = count(batch["label"], prediction, model.num_classes)
+    boundaries = boundary_counts(batch["label"], prediction, model.num_classes, settings.multi_label)
     totals = {"loss": lax.psum(sums, AXIS)} | lax.all_gather({"confusions": confusions, "boundaries": boundaries}, AXIS)
     return totals, {"prediction": prediction}

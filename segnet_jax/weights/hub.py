@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 PREFIX = "hf://"
 NETWORK_FILE = "network.safetensors"
-"""File that every folder or repository with a network contains; written by `export --format safetensors`."""
+"""The file of an exported network in a folder or repository, written by `export --format safetensors`."""
 
 _MAX_BYTES = {NETWORK_FILE: 2_000_000_000, "README.md": 1_000_000}
 _NAME = re.compile(
@@ -35,10 +35,8 @@ def is_repository(source: str) -> bool:
 def fetch_repository(source: str) -> Path:
     """Download a network and its model card, unless cached, and return the folder that contains them.
 
-    $HF_ENDPOINT selects another Hub. Without a connection, the files of the last download are used.
-
-    Args:
-      source: hf://OWNER/NAME, or hf://OWNER/NAME@REVISION for a branch, tag or commit.
+    $HF_ENDPOINT selects another Hub. Without a connection, the files of the last download are used. REVISION is a
+    branch, tag or commit.
 
     Raises:
       UserError: If the name is invalid, `huggingface_hub` is not installed, or the repository or its network does not

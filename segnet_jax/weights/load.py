@@ -28,10 +28,7 @@ _MAX_MESSAGE = 2000  # characters; an error message may quote names from the fil
 def read_vgg(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -> VGG:
     """Read and validate a trained VGG, without running any code in the file.
 
-    Args:
-      path: the file.
-      encoder: "vgg16" or "vgg19"; the file must contain this one.
-      preprocessing: preprocessing used in training, unless it is the format's default; some ONNX files require it.
+    `preprocessing` is the one used in training, unless it is the format's default; some ONNX files require it.
 
     Raises:
       UserError: If the file does not exist, has an unknown format, is damaged, or does not contain this encoder.
@@ -112,10 +109,6 @@ def _naming(path: Path) -> Iterator[None]:
 
 def _format(path: Path, preprocessing: Preprocessing | None = None) -> Callable[[Path, str], VGG]:
     """Return the reader for a file.
-
-    Args:
-      path: the file.
-      preprocessing: as in `read_vgg`.
 
     Raises:
       ValueError: If the format is unknown.

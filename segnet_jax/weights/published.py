@@ -114,5 +114,6 @@ def obtain_segnet(name: str, folder: Path | None = None) -> Path:
         return fetch(PUBLISHED_SEGNETS[name], cache_folder() if folder is None else folder)
     path = expanded(name)
     if not path.is_file():
-        raise UserError(f"no weight file {name}; pass a .caffemodel, or one of {', '.join(PUBLISHED_SEGNETS)}")
+        names = ", ".join(PUBLISHED_SEGNETS)
+        raise UserError(f"weight file {name} does not exist; pass a .caffemodel or one of {names}")
     return path

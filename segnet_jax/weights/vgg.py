@@ -68,13 +68,7 @@ def conv_channels(encoder: str) -> dict[str, tuple[int, int]]:
 
 
 def check_stages(init: str, encoder: str, stages: Sequence[tuple[int, int]], kernel_size: int) -> None:
-    """Check that a network's encoder has the shape of a VGG, before the VGG's weights are read.
-
-    Args:
-      init: the name or file of the weights, for the message.
-      encoder: the VGG in the file.
-      stages: (channels, convolutions) of each of the network's stages, at width 1.
-      kernel_size: kernel size of the network.
+    """Check that a network has the stages, (channels, convolutions) at width 1, and the kernel size of a VGG.
 
     Raises:
       UserError: If the stages or the kernel size differ from the VGG's.

@@ -68,7 +68,18 @@ def letterboxed(folder):
     return "--fit letterbox", "labels"
 
 
-@pytest.mark.parametrize("make", [mapped, started, colored, turned, letterboxed], ids=lambda make: make.__name__)
+def masked(folder):
+    for i in range(6):
+        image, ids = scene(i)
+        save(image, folder / f"images/n{i}.png")
+        for name, area in (("disc", ids == RED), ("box", (ids == BLUE) | (np.indices(ids.shape)[0] < 12))):
+            save((area * 255).astype(np.uint8), folder / f"masks/{name}/n{i}.png")
+    return "--mask-order box disc", "masks"
+
+
+@pytest.mark.parametrize(
+    "make", [mapped, started, colored, turned, letterboxed, masked], ids=lambda make: make.__name__
+)
 def test_predict_scores_what_evaluate_scores(make, tmp_path):
     folder, run = tmp_path / "data", tmp_path / "run"
     folder.mkdir()

@@ -196,9 +196,9 @@ def test_a_process_alone_agrees_with_itself():
 @pytest.mark.parametrize(
     "flags, message",
     [
-        (("node1:4321", -1, 0), "--coordinator node1:4321 also needs --num-processes and --process-id"),
-        (("node1:4321", -1, 2), "--coordinator node1:4321 --num-processes 2 also needs --process-id"),
-        (("", 0, 2), "--process-id 0 --num-processes 2 also needs --coordinator"),
+        (("node1:4321", -1, 0), "--num-processes and --process-id must be set together with --coordinator node1:4321"),
+        (("node1:4321", -1, 2), "--process-id must be set together with --coordinator node1:4321 --num-processes 2"),
+        (("", 0, 2), "--coordinator must be set together with --process-id 0 --num-processes 2"),
         (("node1", 0, 2), "--coordinator must be host:port of process 0, such as node1:4321, got 'node1'"),
         (("node1:", 0, 2), "got 'node1:'"),
         ((":4321", 0, 2), "got ':4321'"),

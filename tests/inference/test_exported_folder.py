@@ -139,7 +139,7 @@ def test_fields_of_an_export_hold_no_path_and_start_nothing():
         (lambda meta, _: meta.update(reading='{"fit": "x"}'), "fit in .* must be one of"),
         (lambda meta, _: meta.update(network='{"image_size": [9999999, 24]}'), "--image-size must be between"),
         (lambda meta, _: meta.update(network='{"depth": 2}'), "do not fit the network that it describes"),
-        (lambda meta, _: meta.update(classes=json.dumps(["\x1b[2J", *"ABCDEFGHIJ"])), "unique, printable names"),
+        (lambda meta, _: meta.update(classes=json.dumps(["\x1b[2J", *"ABCDEFGHIJ"])), "unique printable names"),
         (lambda meta, _: meta.update(colors="[[0, 0, 999]]"), "has a class color that"),
         (lambda meta, _: meta.pop("colors"), "does not state the color and the weight of each class"),
         (lambda meta, _: meta.update(colors="[[0, 0, 9]]"), "does not state the color and the weight of each class"),

@@ -235,7 +235,7 @@ def test_the_flags_that_the_matlab_protocol_names_make_matlabs_own_network():
     protocols = resources.files("segnet_jax") / "config" / "protocols"
     text = (protocols / "camvid-matlab-2018.toml").read_text(encoding="utf-8")
     lines = [line.strip("# ") for line in text.splitlines() if line.startswith("#")]
-    flags = " ".join(lines).partition("numClasses, 4): ")[2].rstrip(".").split()
+    flags = " ".join(lines).partition("numClasses, 4), use ")[2].rstrip(".").split()
     config = parse_config(["--protocol", "camvid-matlab-2018", *flags], prog="p", description="")
     check_network(config)
     assert config.init == "none" and read_protocol("camvid-matlab-2018", Config()).init == "vgg16"

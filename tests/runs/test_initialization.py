@@ -388,7 +388,7 @@ def rewritten(exported, path, change):
     "change, message",
     [
         (lambda tensors, metadata: metadata.pop("network"), "has no valid network in its metadata"),
-        (lambda tensors, metadata: metadata.update(classes="[1]"), "does not list its classes"),
+        (lambda tensors, metadata: metadata.update(classes="[1]"), "by unique printable names"),
         (lambda tensors, metadata: metadata.update(classes='["A", "B"]'), "has 11 classes, but it names 2"),
         (
             lambda tensors, metadata: tensors.update({"conv1_1_D.bias": np.zeros(3, np.float32)}),

@@ -44,6 +44,9 @@ OTHERS = {  # another value for each field
     "label_suffix": "_mask",
     "labels_as": "colors",
     "threshold": 128,
+    "mask_order": ("road", "car"),
+    "unmasked": "void",
+    "multi_label": True,
     "mostly_void": True,
     "image_range": (0, 4095),
     "channels": 4,
@@ -161,7 +164,7 @@ def test_every_key_is_classed_and_tried():
         "swa_epochs",
         *("fit", "images", "map", "labels_start_at", "unknown_color", "exif", "resize_labels", "val_fraction"),
         *("label_files", "label_suffix", "labels_as", "threshold", "mostly_void", "image_range", "follow_links"),
-        *("channels", "image_bits"),
+        *("channels", "image_bits", "mask_order", "unmasked", "multi_label"),
     }
 
 

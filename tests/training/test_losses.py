@@ -279,7 +279,7 @@ def test_the_loss_of_an_evaluation_does_not_depend_on_its_batches(formula):
         ("0.5 dice", ['at character 5, "dice"', 'expected "*" after 0.5']),
         ("ce ++ dice", ['at character 5, "+ dice"', "expected a loss"]),
         ("ce - dice", ["at character 4", 'expected "+" or the end']),
-        ("ce & dice", ['at character 4, "& dice"', "no meaning"]),
+        ("ce & dice", ['at character 4, "& dice"', "unexpected character"]),
         ("ce)", ["at character 3", 'expected "+" or the end']),
         ("0*ce", ["at character 1", "above 0"]),
         ("1e999*ce", ["at character 1", "too large"]),

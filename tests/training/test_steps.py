@@ -45,6 +45,7 @@ def make(
     dtype=jnp.float32,
     half_gradients=False,
     loss="ce",
+    multi_label=False,
     **network,
 ):
     devices = choose_devices(str(devices))
@@ -58,7 +59,8 @@ def make(
         TORCH,
         optimizer,
         schedule,
-        loss=parse_loss(loss),
+        loss=parse_loss(loss, multi_label),
+        multi_label=multi_label,
         half_gradients=half_gradients,
     )
     step = partial(train_steps, make_batch=as_sent, settings=settings)

@@ -233,7 +233,7 @@ def test_a_file_that_is_not_just_such_a_network_is_refused_with_the_names(small,
     message = refused(
         tmp_path, small | {"conv1_1_D": [np.zeros((300, 3, 3, 3), np.float32), np.zeros(300, np.float32)]}
     )
-    assert "has 300 classes; supported are 1 to 255" in message
+    assert "has 300 classes, but 1 to 255 are supported" in message
 
 
 @pytest.mark.parametrize(

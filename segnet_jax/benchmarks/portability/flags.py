@@ -42,7 +42,8 @@ def parse_with_config(
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
     if given.run:
-        read_run(given.run)  # raises the errors of a damaged run
+        if read_run(given.run).multi_label:  # raises the errors of a damaged run
+            raise UserError(f"portability is for one class per pixel, and {given.run} predicts several")
         others = ["--config", str(pathlib.Path(given.run) / CONFIG_FILE), *others]
     config = parse_config(others, prog=prog, description=description, own=flags)
     import_given(others)

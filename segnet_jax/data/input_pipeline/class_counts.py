@@ -11,7 +11,9 @@ from operator import add
 
 import numpy as np
 
+from segnet_jax.constants import VOID
 from segnet_jax.data.dataset import Split
+from segnet_jax.nn.label_bits import count_bits
 from segnet_jax.system import budget
 from segnet_jax.system.files import atomic_write_json
 
@@ -43,7 +45,11 @@ class LabelCounts:
 
 
 def count_labels(
-    labels: Callable[[int], np.ndarray], num_labels: int, num_classes: int, on_label: Callable[[], None] = lambda: None
+    labels: Callable[[int], np.ndarray],
+    num_labels: int,
+    num_classes: int,
+    on_label: Callable[[], None] = lambda: None,
+    multi_label: bool = False,
 ) -> LabelCounts:
     """Count the pixels of each class in one pass.
 
@@ -52,6 +58,7 @@ def count_labels(
       num_labels: number of labels.
       num_classes: number of classes.
       on_label: called after each label.
+      multi_label: whether a pixel may have several classes, see `nn.label_bits`; it counts for each of them.
     """
 
     def count(index: int) -> LabelCounts:
@@ -59,8 +66,11 @@ def count_labels(
             return count_one(labels(index))
 
     def count_one(label: np.ndarray) -> LabelCounts:
-        pixels = budget.count_values(label, 256)[:num_classes]
-        return LabelCounts(pixels, np.where(pixels > 0, label.size, 0), label.size, int(not pixels.any()))
+        values = budget.count_values(label, 256)
+        pixels, is_void = values[:num_classes], not values[:num_classes].any()
+        if multi_label:
+            pixels, is_void = count_bits(values, num_classes), values[VOID] == label.size
+        return LabelCounts(pixels, np.where(pixels > 0, label.size, 0), label.size, int(is_void))
 
     counts = LabelCounts.zero(num_classes)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -71,7 +81,11 @@ def count_labels(
 
 
 def count_split(
-    split: Split, num_classes: int, cache: pathlib.Path, on_label: Callable[[], None] = lambda: None
+    split: Split,
+    num_classes: int,
+    cache: pathlib.Path,
+    on_label: Callable[[], None] = lambda: None,
+    multi_label: bool = False,
 ) -> LabelCounts:
     """Count a split's labels at the size on disk, or load cached counts.
 
@@ -81,7 +95,7 @@ def count_split(
     kept = cache / f"label_counts-{split.fingerprint}-{num_classes}.json"
     if (counts := _read(kept, num_classes)) is not None:
         return counts
-    counts = count_labels(lambda index: split.read(index)[1], len(split), num_classes, on_label)
+    counts = count_labels(lambda index: split.read(index)[1], len(split), num_classes, on_label, multi_label)
     with contextlib.suppress(OSError):  # the cache is full or read-only
         kept.parent.mkdir(parents=True, exist_ok=True)
         atomic_write_json(kept, vars(counts))

@@ -1,11 +1,13 @@
 """Find and read the class file of a dataset folder."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from segnet_jax.constants import VOID
 from segnet_jax.data.images.picture_header import check_inside, read_bytes
-from segnet_jax.data.label_files import class_formats
+from segnet_jax.data.label_files import class_formats, class_text
+from segnet_jax.data.label_files.class_csv import table_csv
 from segnet_jax.data.label_files.class_formats import BadTable, Parsed, Row
 from segnet_jax.data.labels.classes import ClassTable, Color, distinct_colors
 from segnet_jax.data.labels.label_mapping import MAX_CLASSES, LabelMapping
@@ -20,25 +22,36 @@ TABLES: dict[str, Callable[[str], Parsed]] = {
     "classes.toml": class_formats.toml,
     "labelmap.txt": class_formats.cvat,
     "label_colors.txt": class_formats.camvid,
-    "codes.txt": class_formats.codes,
-    "class_dict.csv": class_formats.table_csv,
-    "_classes.csv": class_formats.table_csv,
-    "classes.csv": class_formats.table_csv,
-    "labels.csv": class_formats.table_csv,
+    "codes.txt": class_text.names,
+    "class_dict.csv": table_csv,
+    "class_dict_seg.csv": table_csv,
+    "label_class_dict.csv": table_csv,
+    "class_mapping.csv": table_csv,
+    "_classes.csv": table_csv,
+    "classes.csv": table_csv,
+    "labels.csv": table_csv,
     "obj_class_to_machine_color.json": class_formats.machine_colors,
-    "class_names.txt": class_formats.names,
-    "classes.txt": class_formats.names,
-    "labels.txt": class_formats.names,
-    "label_names.txt": class_formats.names,
-    "objectInfo150.txt": class_formats.names,
+    "class_names.txt": class_text.names,
+    "classes.txt": class_text.names,
+    "labels.txt": class_text.names,
+    "label_names.txt": class_text.names,
+    "objectInfo150.txt": class_text.names,
     "meta.json": class_formats.supervisely_meta,
     "config_v2.0.json": class_formats.mapillary,
     "config_v1.2.json": class_formats.mapillary,
     "config.json": class_formats.mapillary,
+    "classes.json": class_formats.json_names,
+    "class_names.json": class_formats.json_names,
+    "id2label.json": class_formats.json_names,
+    "label_map.json": class_formats.json_names,
+    "dataset.json": class_formats.json_names,
 }
 """Name of a class file -> its parser, the most informative first."""
 
-_UNSURE = ("meta.json", "config.json", "classes.csv", "labels.csv", "labels.txt", "classes.txt")
+_UNSURE = (
+    *("meta.json", "config.json", "classes.csv", "labels.csv", "labels.txt", "classes.txt"),
+    *("classes.json", "class_names.json", "label_map.json", "dataset.json"),
+)
 """Names that other files also have: such a file is skipped with a note if it cannot be parsed."""
 
 
@@ -69,12 +82,22 @@ def read_class_table(path: Path) -> LabelMapping:
         data = read_bytes(path, path.name)
         if len(data) > _MAX_BYTES:
             raise BadTable(f"has {len(data)} bytes, too many for a class file")
-        return _label_mapping(path.name, TABLES[path.name](data.decode("utf-8-sig")))
+        return _label_mapping(path.name, TABLES[path.name](_decoded(data)))
     except UnicodeDecodeError:
         message = f"{path.name} is not UTF-8 text"
         raise UserError(message, kind="bad-class-table", file=path.name, fix="save it as UTF-8") from None
     except BadTable as fault:
         raise UserError(f"{path.name} {fault}", kind="bad-class-table", file=path.name, fix=_AS_SHOWN) from None
+
+
+def _decoded(data: bytes) -> str:
+    """Decode a class file: UTF-16 by its byte order mark, UTF-8, or the Windows code page of Western Europe."""
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return data.decode("utf-16")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("cp1252")
 
 
 def _label_mapping(source: str, parsed: Parsed) -> LabelMapping:
@@ -147,10 +170,32 @@ def folder_label_mapping(
                     "bad-class-table",
                     relative_path(path, folder),
                     message,
-                    "put a single class file into the dataset folder",
+                    "put a single class file into the dataset folder, if all labels follow it",
                 )
             )
             return None, True
-    if unused := [relative_path(path, folder) for path in paths[1:] if path not in others]:
-        notes.append(f"note: classes from {relative_path(paths[0], folder)}; not used: {', '.join(unused)}")
+    if unused := [path for path in paths[1:] if path not in others]:
+        names = ", ".join(relative_path(path, folder) for path in unused)
+        notes.append(f"note: classes from {relative_path(paths[0], folder)}; not used: {names}")
+        label_mapping = dataclasses.replace(label_mapping, rival=_rival(label_mapping, unused))
     return label_mapping, True
+
+
+def _rival(label_mapping: LabelMapping, unused: Sequence[Path]) -> LabelMapping | None:
+    """Return the mapping of an unused class file that gives the same names other values; None if there is none."""
+    for path in unused:
+        try:
+            other = read_class_table(path)
+        except UserError:
+            continue
+        if other.is_explicit < label_mapping.is_explicit:
+            continue  # the file that states the values decides
+        mine, theirs = ({_key(each, value): value for value, _ in each.ids} for each in (label_mapping, other))
+        if mine.keys() == theirs.keys() and mine != theirs:
+            return other
+    return None
+
+
+def _key(label_mapping: LabelMapping, value: int) -> str:
+    class_id = dict(label_mapping.ids)[value]
+    return f"void {value}" if class_id == VOID else label_mapping.classes.names[class_id].lower()

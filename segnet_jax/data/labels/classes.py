@@ -18,10 +18,12 @@ class ClassTable:
     Attributes:
       names: class names, ids 0..C-1.
       colors: RGB 0..255 of each class, for display.
+      multi_label: whether a pixel may have several classes, which labels store as bits: see `nn.label_bits`.
     """
 
     names: tuple[str, ...]
     colors: tuple[Color, ...]
+    multi_label: bool = False
 
     def __post_init__(self):
         if len(self.names) != len(self.colors):

@@ -10,6 +10,7 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID, ClassTable, Color
 from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.labels.void import NUM_VALUES, OUTSIDE, value_table
+from segnet_jax.nn import label_bits
 from segnet_jax.system.errors import UserError, listed
 
 MAX_CLASSES = 254
@@ -28,6 +29,7 @@ class LabelMapping:
       ids: pairs (value in label files, class id or VOID).
       colors: pairs (RGB in label files, class id or VOID); None if colors are not used.
       is_explicit: whether the source states the values; otherwise, they are assumed to start at 0.
+      rival: an unused class file with the same names in another order, if neither or both state the values.
     """
 
     source: str
@@ -35,6 +37,7 @@ class LabelMapping:
     ids: tuple[tuple[int, int], ...]
     colors: tuple[tuple[Color, int], ...] | None = None
     is_explicit: bool = True
+    rival: "LabelMapping | None" = None
 
 
 TUTORIAL = LabelMapping(
@@ -55,6 +58,10 @@ class LabelRule:
       ids, colors: as in `LabelMapping`.
       map, start, unknown_color, threshold: as in `ReadOptions`.
       by_color: kinds of label files that are read by color; all others are read by value.
+      masks: for masks of one class each, pairs (class in file names, class id or VOID); empty for other labels.
+      mask_order: names of masks that may overlap; later ones cover earlier ones.
+      unmasked: class id or VOID of pixels in no mask.
+      multi_label: whether a pixel has the classes of all its masks, as bits: see `nn.label_bits`.
     """
 
     num_classes: int
@@ -65,6 +72,10 @@ class LabelRule:
     unknown_color: Literal["error", "ignore"] = "error"
     threshold: int = 0
     by_color: tuple[Kind, ...] = ("rgb",)
+    masks: tuple[tuple[str, int], ...] = ()
+    mask_order: tuple[str, ...] = ()
+    unmasked: int = VOID
+    multi_label: bool = False
 
     @property
     def table(self) -> np.ndarray:
@@ -81,6 +92,9 @@ class LabelRule:
         return f"the {self.num_classes} classes {classes}" + (f" and void {listed([*map(str, void)])}" if void else "")
 
 
+_OF_MASKS = ("masks", "mask_order", "unmasked", "multi_label")
+
+
 @dataclass(frozen=True)
 class StoredLabels:
     """The classes and label rule that a run stores.
@@ -94,8 +108,9 @@ class StoredLabels:
     rule: LabelRule
 
     def as_json(self) -> dict[str, Any]:
-        """Return the classes and the rule as JSON values."""
-        return {"names": self.classes.names, "colors": self.classes.colors, "rule": dict(vars(self.rule))}
+        """Return the classes and the rule as JSON values, without the fields of masks if there are none."""
+        rule = {name: value for name, value in vars(self.rule).items() if self.rule.masks or name not in _OF_MASKS}
+        return {"names": self.classes.names, "colors": self.classes.colors, "rule": rule}
 
     @property
     def label_mapping(self) -> LabelMapping:
@@ -118,14 +133,19 @@ def labels_from_json(stored: Any) -> StoredLabels:
     if not all(len(color) == 3 for color in colors) or len(colors) != len(names):
         raise ValueError("the class colors are not one RGB triple per class")
     rule = _rule_from_json(stored["rule"])
-    if rule.num_classes != len(names):
+    if rule.num_classes != len(names) or rule.multi_label and len(names) > label_bits.MAX_CLASSES:
         raise ValueError("the label rule has another number of classes")
-    return StoredLabels(ClassTable(names, tuple(tuple(_number(each, 0, 256) for each in c) for c in colors)), rule)
+    colors = tuple(tuple(_number(each, 0, 256) for each in color) for color in colors)
+    return StoredLabels(ClassTable(names, colors, rule.multi_label), rule)
 
 
 def _rule_from_json(stored: Any) -> LabelRule:
-    if not isinstance(stored, dict) or stored.keys() != LabelRule.__dataclass_fields__.keys():
+    fields = LabelRule.__dataclass_fields__.keys()
+    if not isinstance(stored, dict) or stored.keys() not in (fields, fields - {*_OF_MASKS}):
         raise ValueError("the label rule has missing or unknown fields")
+    masks = [_list(pair) for pair in _list(stored.get("masks", []))]
+    if not all(len(pair) == 2 for pair in masks) or len(masks) > NUM_VALUES:
+        raise ValueError("no masks")
     rule = LabelRule(
         num_classes=_number(stored["num_classes"], 1, MAX_CLASSES + 1),
         ids=_pairs(stored["ids"]),
@@ -135,8 +155,12 @@ def _rule_from_json(stored: Any) -> LabelRule:
         unknown_color=_word(stored["unknown_color"], ("error", "ignore")),
         threshold=_number(stored["threshold"], 0, 256),
         by_color=tuple(_word(kind, ("grey", "palette", "rgb")) for kind in _list(stored["by_color"])),
+        masks=tuple((_name(name), _number(class_id, 0, 256)) for name, class_id in masks),
+        mask_order=tuple(map(_name, _list(stored.get("mask_order", [])))),
+        unmasked=_number(stored.get("unmasked", VOID), 0, 256),
+        multi_label=stored.get("multi_label") is True,
     )
-    meant = [class_id for _, class_id in (*rule.ids, *(rule.colors or ()))]
+    meant = [class_id for _, class_id in (*rule.ids, *(rule.colors or ()), *rule.masks)] + [rule.unmasked]
     if not all(class_id < rule.num_classes or class_id == VOID for class_id in meant):
         raise ValueError("the label rule has a class id that is out of range")
     return rule
@@ -157,6 +181,12 @@ def _number(value: Any, low: int, stop: int) -> int:
 def _word(value: Any, known: tuple[str, ...]) -> Any:
     if value not in known:
         raise ValueError(f"a value is not one of {', '.join(known)}")
+    return value
+
+
+def _name(value: Any) -> str:
+    if not isinstance(value, str) or not value.isprintable():
+        raise ValueError("no name")
     return value
 
 

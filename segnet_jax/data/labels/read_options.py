@@ -8,6 +8,9 @@ from segnet_jax.constants import Exif, Pixels
 LabelsAs = Literal["auto", "values", "colors"]
 """Meaning of palette and gray label files: class ids, or colors of the class file; auto: whichever fits."""
 
+Unmasked = Literal["auto", "background", "void"]
+"""Meaning of pixels that are in none of the masks of one class each."""
+
 
 @dataclass(frozen=True)
 class ReadOptions:
@@ -23,6 +26,9 @@ class ReadOptions:
       labels_as: what palette and gray labels store.
       threshold: value from which pixels belong to the second of two classes; 0 for none.
       unknown_color: whether label colors without a class are an error or void.
+      mask_order: classes whose masks may overlap, of masks of one class each; later ones cover earlier ones.
+      unmasked: what pixels in none of these masks are; auto: whichever is the only one that fits.
+      multi_label: whether a pixel has the classes of all its masks.
       mostly_void: whether labels may be void in more than half of their pixels.
       exif: how images with an EXIF rotation are read.
       resize_labels: whether labels are resized to their images.
@@ -41,6 +47,9 @@ class ReadOptions:
     labels_as: LabelsAs = "auto"
     threshold: int = 0
     unknown_color: Literal["error", "ignore"] = "error"
+    mask_order: tuple[str, ...] = ()
+    unmasked: Unmasked = "auto"
+    multi_label: bool = False
     mostly_void: bool = False
     exif: Exif = "refuse"
     resize_labels: Literal["off", "nearest"] = "off"

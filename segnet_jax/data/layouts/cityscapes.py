@@ -66,7 +66,8 @@ def roots(folder: Path) -> tuple[Path, Path] | None:
 
 def recognize(folder: Path) -> str:
     """Return how the layout was recognized, or "" if it was not."""
-    if (found := roots(folder)) is None:
+    found = roots(folder)
+    if found is None or not any(any(found[1].glob(f"*/*/*{ending}")) for ending in (TRAIN_IDS, IDS)):
         return ""
     return f"it contains {relative_path(found[0], folder)}/ and {relative_path(found[1], folder)}/"
 

@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 from segnet_jax.data.label_files.class_table_files import find_class_table, folder_label_mapping
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
+from segnet_jax.data.layouts.names.find_lists import lists_in
+from segnet_jax.data.layouts.names.mask_names import entries_of, images_among_masks, masks_of_splits
 from segnet_jax.data.layouts.names.match_names import (
     WITHOUT_LABEL,
     match,
     match_named,
+    other_labels,
     pictures_below,
     unique_images,
     unique_names,
@@ -19,7 +22,8 @@ from segnet_jax.data.layouts.names.match_names import (
 from segnet_jax.data.layouts.names.name_lists import names_in, read_name_list
 from segnet_jax.data.layouts.names.name_pairs import nfc
 from segnet_jax.data.layouts.names.split_lists import Entry
-from segnet_jax.data.layouts.names.tree import SPLIT_WORDS, Place, folders_with_pictures, is_label_name, place_of, words
+from segnet_jax.data.layouts.names.split_tables import split_table
+from segnet_jax.data.layouts.names.tree import Place, folders_with_pictures, images_among, place_of
 from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 from segnet_jax.system.files import relative_path
@@ -27,8 +31,6 @@ from segnet_jax.system.files import relative_path
 IMAGES = "images"
 LABELS = ("labels", "masks", "annotations")
 SPLITS = ("train", "val", "test")
-LIST_FOLDERS = ("", "splits", "lists", "list", "ImageSets", "ImageSets/Segmentation", "annotations")
-LIST_ENDINGS = (".txt", ".lst", ".csv")
 
 
 class Pictures(NamedTuple):
@@ -94,16 +96,22 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
         if loose:
             notes.append(f"warning: images outside the split folders are not used: {shown(listed(loose))}")
     entries: dict[str, list[Entry]] = {}
+    files = {split: (dict(each.images), [path for _, path in each.labels]) for split, each in found.items()}
+    class_masks = {} if read_options.label_suffix else masks_of_splits(files, folder)
     for split in ("", *SPLITS):
         if split not in found:
             continue
         of_split = found[split]
-        if split == "test" and of_split.images and not of_split.labels:
+        if split in ("val", "test") and of_split.images and not of_split.labels:
             notes.append(f"note: {listed(of_split.folders[0])} has no labels and is not used")
             continue
         named = unique_names(of_split.images, folder, faults)
         root = folder / of_split.folders[1][0] if len(of_split.folders[1]) == 1 else None
-        pairs, unmatched = match_named(named, of_split.labels, folder, faults, read_options.label_suffix, root)
+        if split in class_masks:
+            pairs, unmatched = entries_of(class_masks[split], named, folder, faults)
+        else:
+            pairs, unmatched = match_named(named, of_split.labels, folder, faults, read_options.label_suffix, root)
+            faults += other_labels(pairs, unmatched if report_unmatched else [], folder)
         notes += unmatched_labels_note(unmatched if report_unmatched else [], folder)
         entries[split or "train"] = pairs
     lists = lists_in(folder, folder, faults)
@@ -113,6 +121,10 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
         if tested and "test" not in entries:
             entries["test"] = tested
         is_split = "train" in lists or "val" in lists
+    elif not is_split:
+        table, note = split_table(folder, [entry for of_split in entries.values() for entry in of_split])
+        entries, is_split = table or entries, "train" in table or "val" in table
+        notes += [note] if table else []
     elif lists:
         entries = _listed_of_splits(entries, lists, folder, faults)
     return LayoutFiles(
@@ -154,12 +166,14 @@ def survey(folder: Path, read_options: ReadOptions, faults: list[Fault]) -> dict
         role = place.role
         if role == "other" or role == "" and named_images and place.split == "":
             continue
-        mine = paths if named_labels else _images_among(paths)
+        mine = paths if named_labels else images_among(paths)
+        if len(mine) == len(paths) and not named_labels:
+            mine = images_among_masks(paths) or mine
         mine = [] if role in ("labels", "colored labels") else mine
         images.setdefault(place.split, []).extend((place, path) for path in mine)
         rest = [path for path in paths if path not in set(mine)]
         if read_options.label_files:
-            rest = [path for path in rest if Path(relative_path(path, folder)).match(read_options.label_files)]
+            rest = [path for path in rest if _matches(relative_path(path, folder), read_options.label_files)]
         kind = "colored labels" if role == "colored labels" else "labels"
         labels.setdefault(place.split, {}).setdefault(kind, []).extend((place, path) for path in rest)
     return {
@@ -169,16 +183,8 @@ def survey(folder: Path, read_options: ReadOptions, faults: list[Fault]) -> dict
     }
 
 
-def _images_among(paths: Sequence[Path]) -> list[Path]:
-    """Return the images of a folder that also contains their labels: a.jpg and a_mask.png, or a.jpg and a.png."""
-    labels = {path for path in paths if is_label_name(path.stem)}
-    if labels and len(labels) < len(paths):
-        return [path for path in paths if path not in labels]
-    photos = {path.stem for path in paths if path.suffix.lower() in (".jpg", ".jpeg")}
-    pngs = {path.stem for path in paths if path.suffix.lower() == ".png"}
-    if photos and photos == pngs:
-        return [path for path in paths if path.suffix.lower() != ".png"]
-    return list(paths)
+def _matches(file: str, pattern: str) -> bool:
+    return fnmatch.fnmatchcase(nfc(file), nfc(pattern)) or Path(nfc(file)).match(nfc(pattern))
 
 
 def _pictures(
@@ -235,40 +241,6 @@ def pairs_of(
     pictures = pictures_below(labels, folder, faults, "", read_options.follow_links) if labels.is_dir() else []
     entries, unmatched = match(unique, pictures, labels, folder, faults, read_options.label_suffix)
     return entries, [] if read_options.images else unmatched
-
-
-def lists_in(place: Path, folder: Path, faults: list[Fault]) -> dict[str, Path]:
-    """Return split -> list file, found by name in `place` or, if it is the dataset folder, its list folders.
-
-    If a split has several lists and none is named exactly like the split, `faults` is extended.
-    """
-    for inner in LIST_FOLDERS if place == folder else ("",):
-        there = sorted((place / inner).glob("*"), reverse=True)  # lower case first; includes dead links
-        found: dict[str, list[Path]] = {}
-        for path in there:
-            tokens = words(path.stem)
-            splits = [SPLIT_WORDS[token] for token in tokens if token in SPLIT_WORDS]
-            if path.suffix.lower() in LIST_ENDINGS and splits and not path.is_dir():
-                found.setdefault(splits[-1], []).append(path)
-        if found:
-            return {split: _obvious(paths, split, folder, faults) for split, paths in found.items()}
-    return {}
-
-
-_SHORT = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test", "testing")}
-
-
-def _obvious(paths: Sequence[Path], split: str, folder: Path, faults: list[Fault]) -> Path:
-    """Return the list named exactly like the split; if there is none, several lists are a fault."""
-    for name in _SHORT[split]:
-        for path in paths:
-            if path.stem.lower() == name:
-                return path
-    if len(paths) > 1:
-        names = [relative_path(path, folder) for path in paths]
-        message = f"each of {listed(names)} could be the list of {split}"
-        faults.append(Fault("several-lists", names[0], message, f"rename the right one to {split}.txt"))
-    return paths[0]
 
 
 def by_lists(

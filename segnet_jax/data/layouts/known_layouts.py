@@ -1,18 +1,17 @@
 """Layouts of published datasets, with their classes, and of Label Studio."""
 
 import dataclasses
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from segnet_jax.constants import VOID
+from segnet_jax.data.label_files.class_table_files import read_class_table
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.data.labels.label_mapping import LabelMapping
 from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.layouts import cityscapes, folder
 from segnet_jax.data.layouts.pairs import LayoutFiles
-from segnet_jax.system.errors import UserError
 
 
 class KnownLayout(NamedTuple):
@@ -27,8 +26,6 @@ PETS = LabelMapping(
     ClassTable(("pet", "background"), ((128, 0, 0), (0, 0, 0))),
     ((1, 0), (2, 1), (3, VOID), (VOID, VOID)),
 )
-_TASK = re.compile(r"task-\d+-annotation-\d+-by-.*-tag-(.+)-\d+\.png")
-"""Label Studio's mask names, one file per class of a task."""
 
 
 def _has_folders(*needed: str) -> Callable[[Path], str]:
@@ -76,23 +73,23 @@ def _find_coco_stuff(root: Path, read_options: ReadOptions) -> LayoutFiles:
     return found._replace(label_mapping=dataclasses.replace(label_mapping, ids=ids), notes=(*found.notes, note))
 
 
-def _recognize_label_studio(root: Path) -> str:
-    found = next((path for path in root.glob("**/*-tag-*.png") if _TASK.fullmatch(path.name)), None)
-    return f"{found.relative_to(root)} is named like Label Studio's mask of one class" if found else ""
+def _recognize_mapillary(root: Path) -> str:
+    found = sorted(path.relative_to(root).as_posix() for path in root.glob("*/v[12].[0-9]/labels") if path.is_dir())
+    return f"it contains {found[0]}/" if found else ""
 
 
-def _find_label_studio(root: Path, read_options: ReadOptions) -> LayoutFiles:
-    names = [path.name for path in root.glob("**/*-tag-*.png")]
-    classes = sorted({match[1] for match in map(_TASK.fullmatch, names) if match})
-    message = (
-        f"{len(names)} masks from Label Studio, one per class of a task ({', '.join(classes[:6])}), are named after "
-        "tasks, not images"
-    )
-    fix = (
-        "merge the masks of each task into one PNG of class ids (0 for background, 1 for the first class), named "
-        "after its image, which Label Studio's JSON export lists under the task id"
-    )
-    raise UserError(message, kind="mask-per-class", file=names[0], fix=fix)
+def _find_mapillary(root: Path, read_options: ReadOptions) -> LayoutFiles:
+    """Find Mapillary Vistas' pairs, of one version: the newest, or the one that --label-files names."""
+    versions = sorted({path.parent.name for path in root.glob("*/v[12].[0-9]/labels")})
+    version = next((each for each in versions if each in read_options.label_files), versions[-1])
+    pattern = read_options.label_files or f"*{version}/labels/*"
+    found = folder.find(root, dataclasses.replace(read_options, label_files=pattern))._replace(name="mapillary")
+    config = root / f"config_{version}.json"
+    if len(versions) == 1:
+        return found
+    note = f'note: labels of {version}; for others, pass --label-files "*{versions[0]}/labels/*"'
+    own = read_class_table(config) if config.is_file() else found.label_mapping
+    return found._replace(label_mapping=own, notes=(*found.notes, note))
 
 
 LAYOUTS = {
@@ -109,7 +106,7 @@ LAYOUTS = {
     "Oxford-IIIT Pet": KnownLayout(
         _has_folders("images", "annotations/trimaps"), _with_default("oxford-pet", PETS, _are_pets)
     ),
+    "Mapillary Vistas": KnownLayout(_recognize_mapillary, _find_mapillary),
     "COCO-Stuff": KnownLayout(_recognize_coco_stuff, _find_coco_stuff),
-    "Label Studio": KnownLayout(_recognize_label_studio, _find_label_studio),
 }
 """Layout name -> layout."""

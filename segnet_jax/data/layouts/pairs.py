@@ -14,9 +14,10 @@ from segnet_jax.constants import RGB, Exif
 from segnet_jax.data.dataset import Dataset, Split, report_all_faults
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.fit import resize_label
-from segnet_jax.data.label_files.decode_labels import read_label_by
-from segnet_jax.data.label_files.interpretation.evidence import LabelEvidence, pixels_of
-from segnet_jax.data.label_files.interpretation.interpret import Interpretation, interpret
+from segnet_jax.data.label_files.class_masks import read_label_files, scan_masks
+from segnet_jax.data.label_files.interpretation.evidence import Interpretation, LabelEvidence, pixels_of
+from segnet_jax.data.label_files.interpretation.interpret import interpret
+from segnet_jax.data.label_files.interpretation.mask_classes import interpret_masks
 from segnet_jax.data.label_files.scan import scan
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, LabelRule, StoredLabels, make_label_rule
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
@@ -96,6 +97,12 @@ def open_pairs(
         and found.label_mapping.classes.names != stored.classes.names
     ):
         stored = None  # the caller compares the folder's classes with the run's
+    elif (
+        stored is not None
+        and not stored.rule.masks
+        and any(pair.entry.masks for each in sound.values() for pair in each)
+    ):
+        stored, label_mapping = None, stored.label_mapping  # the masks say their classes by name
     doubts: tuple[Fault, ...] = ()
     if stored is not None:
         classes, rule = stored.classes, stored.rule
@@ -126,6 +133,17 @@ def _interpreted(
     notes: list[str],
 ) -> Interpretation | None:
     """Scan and interpret all labels, or return None if there are faults."""
+    if masks := [pair.entry.masks for each in sound.values() for pair in each if pair.entry.masks]:
+        exif = "apply" if read_options.exif == "by-label" else read_options.exif
+        name_of = functools.partial(relative_path, folder=folder)
+        mask_scans = scan_masks(masks, read_options.threshold, exif, name_of, faults)
+        names = sorted({name for each in masks for name, _ in each}, key=str.casefold)
+        return None if faults else interpret_masks(mask_scans, names, label_mapping, read_options, faults, notes)
+    if read_options.mask_order or read_options.unmasked != "auto" or read_options.multi_label:
+        flags = "--mask-order, --unmasked and --multi-label"
+        message = f"{flags} are for masks of one class each, but the folder has labels of all classes"
+        faults.append(Fault("mask-per-class", "", message, "omit them"))
+        return None
     labels = [(pair.entry.label, relative_path(pair.entry.label, folder)) for each in sound.values() for pair in each]
     labels = list(dict.fromkeys(labels))
     scans = scan(labels, read_options, faults)
@@ -161,7 +179,7 @@ def _leaks(splits: Mapping[str, Iterable[Pair]]) -> Iterable[Fault]:
     """Yield a fault for each image that is in two splits."""
     seen: dict[str, tuple[str, str]] = {}
     for split, pairs in splits.items():
-        for entry, image, _ in pairs:
+        for entry, image in (pair[:2] for pair in pairs):
             first_split, first_name = seen.setdefault(image.sha256, (split, entry.name))
             if first_split != split:
                 message = f"{entry.name} in {split} is the same image as {first_name} in {first_split}"
@@ -174,8 +192,9 @@ def _leaks(splits: Mapping[str, Iterable[Pair]]) -> Iterable[Fault]:
 def _split(pairs: Sequence[Pair], folder: Path, rule: LabelRule, read_options: ReadOptions) -> Split:
     entries = tuple((pair.entry, pair.exif(read_options)) for pair in pairs)
     digest = hashlib.sha256()
-    for entry, image, label in pairs:
-        digest.update(f"{entry.name}\n{image.sha256}\n{label.sha256}\n".encode())
+    for pair in pairs:
+        sums = "\n".join(file.sha256 for file in pair.labels)
+        digest.update(f"{pair.entry.name}\n{pair.image.sha256}\n{sums}\n".encode())
     settings = (_fingerprinted(rule), read_options.exif == "apply", read_options.resize_labels)
     # The original settings add nothing, so that old fingerprints stay valid.
     if settings != (_fingerprinted(make_label_rule(TUTORIAL, DEFAULTS)), False, "off"):
@@ -184,8 +203,14 @@ def _split(pairs: Sequence[Pair], folder: Path, rule: LabelRule, read_options: R
         digest.update(repr((read_options.exif, read_options.image_range)).encode())
     if read_options.pixels != RGB:
         digest.update(repr(tuple(read_options.pixels)).encode())
-    files = {relative_path(entry.image, folder): image.sha256 for entry, image, _ in pairs}
-    files |= {relative_path(entry.label, folder): label.sha256 for entry, _, label in pairs}
+    if rule.masks:
+        names = [[name for name, _ in pair.entry.masks] for pair in pairs]
+        digest.update(repr((rule.masks, rule.mask_order, rule.unmasked, names)).encode())
+        digest.update(b"multi-label" if rule.multi_label else b"")
+    files = {relative_path(pair.entry.image, folder): pair.image.sha256 for pair in pairs}
+    for pair in pairs:
+        for path, file in zip(pair.entry.labels, pair.labels, strict=True):
+            files[relative_path(path, folder)] = file.sha256
     names = tuple(entry.name for entry, _ in entries)
     read = functools.partial(_read, entries, folder, rule, read_options)
     return Split(names, read, digest.hexdigest(), files, read_options.pixels)
@@ -200,11 +225,11 @@ def _fingerprinted(rule: LabelRule) -> tuple:
 def _read(
     entries: Sequence[tuple[Entry, Exif]], folder: Path, rule: LabelRule, read_options: ReadOptions, index: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    (_, image_path, label_path), exif = entries[index]
+    (_, image_path, label_path, masks), exif = entries[index]
     name = relative_path(image_path, folder)
     image = read_image(image_path, name, exif, read_options.image_range, pixels=read_options.pixels)
     label_exif = "apply" if read_options.exif == "by-label" else read_options.exif
-    label = read_label_by(rule, label_path, relative_path(label_path, folder), label_exif)
+    label = read_label_files(rule, label_path, masks, functools.partial(relative_path, folder=folder), label_exif)
     if label.shape != image.shape[:2] and read_options.resize_labels == "nearest":
         label = resize_label(label, *image.shape[:2])
     return image, label
@@ -213,7 +238,7 @@ def _read(
 def _notes_on_files(splits: Mapping[str, Iterable[Pair]], folder: Path, read_options: ReadOptions) -> Iterable[str]:
     """Yield notes on accepted but unexpected image files."""
     pairs = [pair for each in splits.values() for pair in each]
-    images = {shown(relative_path(entry.image, folder)): image.header for entry, image, _ in pairs}
+    images = {shown(relative_path(entry.image, folder)): image.header for entry, image in (pair[:2] for pair in pairs)}
     if jpeg := [name for name, header in images.items() if header.format == "JPEG" and name.lower().endswith(".png")]:
         yield f"note: JPEG files named .png: {listed(jpeg)}"
     if read_options.pixels != RGB:

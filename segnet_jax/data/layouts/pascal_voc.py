@@ -21,6 +21,7 @@ from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 
 IMAGES, LABELS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
+LABELS_PNG = "SegmentationClassPNG"
 
 _NAMES = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
@@ -39,7 +40,12 @@ LABEL_MAPPING = LabelMapping(
 def recognize(folder: Path) -> str:
     """Return how the layout was recognized, or "" if it was not."""
     there = (folder / IMAGES).is_dir() and (folder / LABELS).is_dir()
-    return f"it contains {IMAGES}/ and {LABELS}/" if there else ""
+    return f"it contains {IMAGES}/ and {_label_folder(folder)}/" if there else ""
+
+
+def _label_folder(folder: Path) -> str:
+    """Return the name of the label folder; labelme's older scripts write arrays to SegmentationClass."""
+    return LABELS_PNG if (folder / LABELS_PNG).is_dir() else LABELS
 
 
 def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
@@ -51,14 +57,15 @@ def find(folder: Path, read_options: ReadOptions) -> LayoutFiles:
     faults: list[Fault] = []
     ignored: list[str] = []
     own, has_table = folder_label_mapping(folder, faults, ignored)
-    labels = pictures_below(folder / LABELS, folder, faults, "", read_options.follow_links)
+    place = _label_folder(folder)
+    labels = pictures_below(folder / place, folder, faults, "", read_options.follow_links)
     if not labels and not faults:
-        raise UserError(f"no label in {LABELS}/", kind="no-images", file=LABELS)
+        raise UserError(f"no label in {place}/", kind="no-images", file=place)
     images = pictures_below(folder / IMAGES, folder, faults, read_options.images, read_options.follow_links)
     # VOC has six times as many images as labels: a missing label is a fault only if a list names the image.
     unique = unique_images(images, folder / IMAGES, folder, faults)
     without_label: list[Fault] = []
-    entries, _ = match(unique, labels, folder / LABELS, folder, without_label, read_options.label_suffix)
+    entries, _ = match(unique, labels, folder / place, folder, without_label, read_options.label_suffix)
     faults += [fault for fault in without_label if fault.kind != WITHOUT_LABEL]
     lists, notes = _lists(folder, entries, faults)
     splits, is_split = by_lists(entries, lists, folder, faults), "val" in lists or "train" in lists
@@ -91,6 +98,8 @@ def _lists(folder: Path, entries: list[Entry], faults: list[Fault]) -> tuple[dic
     """Return split -> list file, and notes on unused lists such as CVAT's default.txt."""
     place, notes = folder / LISTS, []
     lists = lists_in(place, folder, faults) if is_inside(place, folder, faults) else {}
+    if not lists and not any(place.glob("*.txt")):
+        lists = lists_in(folder, folder, faults)
     others = sorted({path.name for path in place.glob("*.txt")} - {path.name for path in lists.values()})
     if "test" in lists and not by_lists(entries, {"test": lists["test"]}, folder, [])["test"]:
         notes.append(f"note: {LISTS}/{lists.pop('test').name} lists no image with a label and is not used")

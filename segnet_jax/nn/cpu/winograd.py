@@ -1,8 +1,8 @@
 """Winograd's 3x3 convolution for CPUs, with a quarter of the multiplications.
 
-F(4x4,3x3): tiles of 4x4 outputs are computed from 6x6 inputs by 36 multiplications instead of 144, each a matrix
-product over the channels; small constant matrices transform inputs, kernel and outputs. In float32 the result differs
-from the direct sum by about 1e-5 of the largest value.
+F(4x4,3x3) computes each tile of 4x4 outputs from 6x6 inputs with 36 multiplications instead of 144, each a matrix
+product over the channels. Small constant matrices transform the inputs, the kernel and the outputs. In float32, the
+result differs from the direct sum by about 1e-5 of the largest value.
 
 Source: Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016 (arXiv 1509.09308), section 4.
 """
@@ -49,7 +49,7 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def image_gradient(gradient: jax.Array, kernel: jax.Array) -> jax.Array:
     """Return the image gradient [B,H,W,I] for an output gradient [B,H,W,O]."""
     inputs, outputs = kernel.shape[2:]
-    reversed_ = _KERNEL[:, ::-1]  # the kernel rotated by 180 degrees; its channels are swapped by `contracted`
+    reversed_ = _KERNEL[:, ::-1]  # the kernel rotated by 180 degrees; `contracted` swaps its channels
     frequencies = _transform(reversed_, kernel.reshape(9, -1)).reshape(36, inputs, outputs)
     return _by_tiles(gradient, frequencies, contracted=2)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from segnet_jax.metrics.table import class_counts, class_pixels, is_multi_label, labeled_pixels
 from segnet_jax.reporting.csv_files import safe_cell
 from segnet_jax.reporting.page.run_summary import RunSummary, integer, number
 
@@ -55,6 +56,8 @@ def class_rows(run: RunSummary) -> list[ClassRow]:
     present = [class_id for class_id, (iou, *_) in enumerate(values) if iou is not None]
     lowest = min(present, key=lambda class_id: values[class_id][0]) if len(present) > 1 else None
     total = sum(pixels or 0 for *_, pixels in values)
+    if scored is not None and is_multi_label(run.chosen.confusion):
+        total = int(labeled_pixels(run.chosen.confusion))  # a pixel may have several classes, or none
     rows = []
     for class_id, (*shown, pixels) in enumerate(values):
         remark = "absent" if shown[0] is None else "lowest" if class_id == lowest else ""
@@ -77,13 +80,18 @@ def _without_confusion(run: RunSummary, class_id: int) -> tuple[float | int | No
 
 
 def normalized_confusion(confusion: np.ndarray) -> np.ndarray:
-    """Divide each row of [C,C] by its sum; NaN for a class without pixels."""
+    """Divide the predictions of each true class, [C,C], by its pixels; NaN for a class without pixels."""
     with np.errstate(invalid="ignore"):
-        return confusion / confusion.sum(axis=1, keepdims=True)
+        return class_counts(confusion) / class_pixels(confusion)[:, None]
 
 
 def most_confused(confusion: np.ndarray, names: Sequence[str], max_pairs: int = 5) -> list[tuple[str, str, float]]:
-    """Return the largest confusions: true class, predicted class, fraction of the true class's pixels."""
+    """Return the largest confusions: true class, predicted class, fraction of the true class's pixels.
+
+    There are none of several classes per pixel: another class beside the true one may be right.
+    """
+    if is_multi_label(confusion):
+        return []
     fractions = np.nan_to_num(normalized_confusion(confusion))
     np.fill_diagonal(fractions, 0)
     cells = np.argsort(-fractions, axis=None, kind="stable")[:max_pairs]
@@ -101,5 +109,5 @@ def confusion_csv(confusion: np.ndarray, names: Sequence[str]) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["true \\ predicted", *safe])
-    writer.writerows([name, *row] for name, row in zip(safe, confusion.tolist(), strict=True))
+    writer.writerows([name, *row] for name, row in zip(safe, class_counts(confusion).tolist(), strict=True))
     return buffer.getvalue()

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from segnet_jax.metrics.bootstrap import LEVEL_TEXT
-from segnet_jax.metrics.table import METRICS, percent
+from segnet_jax.metrics.table import METRICS, class_pixels, percent
 from segnet_jax.reporting.page import classes, content
 from segnet_jax.reporting.page.charts import HEIGHT, WIDTH, comparison_charts, training_charts
 from segnet_jax.reporting.page.compare import comparison
@@ -162,13 +162,13 @@ def _matrix(confusion: np.ndarray | None) -> dict[str, Any]:
     if confusion is None:
         return {}
     fractions = classes.normalized_confusion(confusion)
-    if len(confusion) > _MAX_TABLE_CLASSES:
+    if len(fractions) > _MAX_TABLE_CLASSES:
         heat = np.nan_to_num(255 - 255 * fractions).round().astype(np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(heat).save(buffer, "PNG")
         return {"picture": _base64(buffer.getvalue())}
     rows = [[_cell(float(fraction)) for fraction in row] for row in fractions]
-    return {"rows": rows, "pixels": confusion.sum(axis=1).tolist()}
+    return {"rows": rows, "pixels": class_pixels(confusion).tolist()}
 
 
 def _cell(fraction: float) -> tuple[int, str]:

@@ -251,7 +251,8 @@ def select_steps(steps: list[int], chosen: int | None, max_steps: int = _MAX_STE
 def _confusion(value: Any, size: int) -> np.ndarray | None:
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         confusion = np.array(value, np.int64)
-        if confusion.shape == (size, size) and size and (confusion >= 0).all():
+        shapes = (size, size), (size + 1, size + 2)  # the second of several classes per pixel
+        if confusion.shape in shapes and size and (confusion >= 0).all():
             return confusion
     return None
 

@@ -12,6 +12,7 @@ import re
 from typing import NamedTuple
 
 from segnet_jax.system.errors import UserError
+from segnet_jax.training.losses import multi_label as multi_label_losses
 from segnet_jax.training.losses.loss import Loss, weighted_sum
 from segnet_jax.training.losses.table import LOSSES
 
@@ -28,18 +29,19 @@ class _Token(NamedTuple):
     start: int
 
 
-def parse_loss(formula: str) -> Loss:
-    """Parse a loss formula.
+def parse_loss(formula: str, multi_label: bool = False) -> Loss:
+    """Parse the formula of a loss for class ids, or for labels with several classes per pixel.
 
     Raises:
       UserError: If the formula is invalid; the message names the position and what is expected.
     """
-    return _Parser(formula).loss()
+    return _Parser(formula, multi_label).loss()
 
 
 class _Parser:
-    def __init__(self, formula: str):
+    def __init__(self, formula: str, multi_label: bool):
         self._formula = formula
+        self._losses = multi_label_losses.LOSSES if multi_label else LOSSES
         if len(formula) > _MAX_LENGTH:
             raise UserError(f"--loss has {len(formula)} characters; use at most {_MAX_LENGTH}")
         self._tokens, start = [], 0
@@ -69,17 +71,18 @@ class _Parser:
             if not 0 < factor <= _MAX_FACTOR:
                 raise self._error(token.start, f"a factor must be above 0 and at most {_MAX_FACTOR:g}")
             self._take("*", f'expected "*" after {token.text}')
-        token = self._take("name", f"expected a loss: {', '.join(LOSSES)}")
-        if token.text not in LOSSES:
-            raise self._error(token.start, f"unknown loss {token.text}; {_nearest(token.text, LOSSES)}")
+        token = self._take("name", f"expected a loss: {', '.join(self._losses)}")
+        if token.text not in self._losses:
+            unknown = "loss for one class per pixel" if token.text in LOSSES else "unknown loss"
+            raise self._error(token.start, f"{unknown} {token.text}; {_nearest(token.text, self._losses)}")
         parameters = self._parameters(token.text) if self._next().text == "(" else {}
         try:
-            return factor, LOSSES[token.text](**parameters)
+            return factor, self._losses[token.text](**parameters)
         except ValueError as error:
             raise self._error(token.start, str(error)) from None
 
     def _parameters(self, loss: str) -> dict[str, float]:
-        known = list(inspect.signature(LOSSES[loss]).parameters)
+        known = list(inspect.signature(self._losses[loss]).parameters)
         parameters, sign = {}, self._take("(", "")
         while sign.text != ")":
             name = self._take("name", f"expected a parameter of {loss}" if known else f"{loss} has no parameters")

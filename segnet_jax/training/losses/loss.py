@@ -43,11 +43,6 @@ class Loss:
         """Return this device's part of the loss times the number of labeled pixels. Call this in a mapped step.
 
         The step sums these parts and their gradients over the devices and divides by the number of labeled pixels.
-
-        Args:
-          logits: float32 [B,H,W,C].
-          label: uint8 [B,H,W], class ids or VOID.
-          class_weights: float32 [C].
         """
         sums = self.sums(logits, label, class_weights)
         if self.mean is _mean_over_pixels:
@@ -100,13 +95,7 @@ def ratio(sums: tuple[jax.Array, jax.Array], num_pixels: Any, class_weights: jax
 
 
 def weighted_class_mean(values: jax.Array, is_present: jax.Array, class_weights: jax.Array) -> jax.Array:
-    """Return the weighted mean of values over the present classes, or 0 if their weights are 0.
-
-    Args:
-      values: float32 [...,C].
-      is_present: bool [...,C].
-      class_weights: float32 [C].
-    """
+    """Return the weighted mean of values [...,C] over the present classes, or 0 if their weights are 0."""
     weights = jnp.where(is_present, jnp.broadcast_to(class_weights, is_present.shape), 0.0)
     return jnp.sum(weights * values, axis=-1) / jnp.maximum(jnp.sum(weights, axis=-1), jnp.finfo(jnp.float32).tiny)
 

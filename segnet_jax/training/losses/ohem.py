@@ -35,7 +35,6 @@ def ohem(threshold: float = 0.7, keep: float = 0.0625) -> Loss:
 
 
 def _hard(probability: jax.Array, label: jax.Array, threshold: float, keep: float) -> jax.Array:
-    """Return which labeled pixels are hard, bool [B,H,W]."""
     valid = label != VOID
     easiest_last = jnp.sort(jnp.where(valid, probability, jnp.inf).reshape(len(label), -1), axis=-1)
     num_kept = jnp.ceil(keep * jnp.sum(valid, axis=(1, 2), dtype=jnp.float32)).astype(jnp.int32)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from segnet_jax.constants import VOID
-from segnet_jax.training.losses.loss import Loss, in_range, one_hot, weighted_class_mean
+from segnet_jax.training.losses.loss import Loss, Mean, in_range, one_hot, weighted_class_mean
 
 
 class Overlap(NamedTuple):
@@ -51,6 +51,15 @@ def tversky(alpha: float = 0.3, beta: float = 0.7) -> Loss:
 
     Source: Salehi et al. 2017 (arXiv 1706.05721).
     """
+    return Loss(overlap, tversky_mean(alpha, beta))
+
+
+def tversky_mean(alpha: float, beta: float) -> Mean:
+    """Return the `mean` of `tversky`, a function of an `Overlap`.
+
+    Raises:
+      ValueError: If a weight is out of range.
+    """
     in_range("alpha", alpha, 0, 10)
     in_range("beta", beta, 0, 10)
 
@@ -62,4 +71,4 @@ def tversky(alpha: float = 0.3, beta: float = 0.7) -> Loss:
         index = both / jnp.where(is_present, jnp.maximum(union, 1e-12), 1.0)
         return weighted_class_mean(1 - index, is_present, class_weights)
 
-    return Loss(overlap, mean)
+    return mean

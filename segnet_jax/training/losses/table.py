@@ -16,4 +16,4 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "tversky": tversky,
     "lovasz": lovasz,
 }
-"""Name in a formula -> function that returns the loss; its parameters have defaults, and are checked (ValueError)."""
+"""Name in a formula -> function of the loss's parameters, which have defaults; raises ValueError for invalid ones."""

@@ -43,11 +43,10 @@ def read_arrays(file: BinaryIO) -> dict[str, StoredTensor]:
 
 
 def _layout(file: BinaryIO) -> list[tuple[str, list[int], str, int | None]]:
-    """Return the rows of `hdf5_layout` for a file."""
     file.seek(0)
     # getvalue, not getbuffer: a view left behind in a traceback makes Python 3.13 complain when the file is freed
     source = {"input": file.getvalue()} if hasattr(file, "getvalue") else {"stdin": file}
-    command = [sys.executable, "-P", str(_SCRIPT)]  # -P: some modules next to the script have names of libraries
+    command = [sys.executable, "-P", str(_SCRIPT)]  # -P: some modules next to the script share names with libraries
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1"}  # OpenBLAS's threads would take address space
     try:
         done = subprocess.run(command, **source, env=environment, capture_output=True, timeout=_SECONDS)

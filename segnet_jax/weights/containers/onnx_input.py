@@ -37,11 +37,7 @@ class InputScaling:
         return -1 if self.channels_last else -3
 
     def apply(self, node: Node, operands: list[StoredTensor | None]) -> None:
-        """Include the effect of a node.
-
-        Args:
-          node: an operation on the images and constants.
-          operands: the node's operands: constants, and None for the images.
+        """Include the effect of a node; its operands are constants, and None for the images.
 
         Raises:
           ValueError: If the node does anything but scale, shift or reverse the channels.
@@ -123,7 +119,6 @@ def per_channel(tensor: StoredTensor, axis: int, num_channels: int) -> np.ndarra
 
 
 def _at(axis: int, channels: int) -> bool:
-    """Return whether an axis of a 4-D tensor is the channel axis."""
     return axis in (channels, channels + 4)
 
 

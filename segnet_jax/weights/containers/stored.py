@@ -27,7 +27,7 @@ def misfits(
       unused: names of other tensors that the file may contain.
 
     Returns:
-      Text that counts and names missing, unknown and misshapen tensors; empty if the file fits.
+      A description of missing, unknown and misshapen tensors; empty if there are none.
     """
     missing = [name for name in needed if name not in tensors]
     unknown = sorted(tensors.keys() - set(unused) - needed.keys())

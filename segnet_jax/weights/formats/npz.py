@@ -26,7 +26,8 @@ from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 _MEAN, _STD, _EPSILON = "preprocessing/mean", "preprocessing/std", "batch_norm_epsilon"
 
 _MAX_HEADER = 1000
-"""Maximum bytes of a `.npy` header, which numpy parses as a Python literal; too few for deep nesting. 120 are usual."""
+"""Maximum bytes of a `.npy` header, which numpy parses as a Python literal: too few for deep nesting. A tensor needs
+about 120."""
 
 
 def table(encoder: str, batch_norm: bool) -> Table:

@@ -62,11 +62,8 @@ class _Chain:
 def read(path: Path, encoder: str, preprocessing: Preprocessing | None = None) -> VGG:
     """Read a VGG from an ONNX file.
 
-    Args:
-      path: the file.
-      encoder: "vgg16" or "vgg19".
-      preprocessing: preprocessing of the training images; CAFFE means BGR. If None, it is inferred from the graph
-        unless the weights are the published ones.
+    `preprocessing` is the one used in training; CAFFE means BGR. If it is None, it is inferred from the graph, unless
+    the weights are the published ones.
 
     Raises:
       ValueError: If the file is damaged, does not begin with this encoder, or its preprocessing is unknown.

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+from segnet_jax.constants import VOID
 from segnet_jax.data.images.picture_header import EXPORT_IDS
 from segnet_jax.data.label_files.interpretation.evidence import LabelEvidence
 from segnet_jax.data.label_files.scan import LabelScan, describe_files, describe_pixels, files_with, sum_counts
@@ -10,11 +11,12 @@ from segnet_jax.data.labels.classes import Color
 from segnet_jax.data.labels.label_colors import is_mixture
 from segnet_jax.data.labels.label_mapping import Kind, LabelMapping, make_label_rule
 from segnet_jax.data.labels.void import OUTSIDE
-from segnet_jax.system.errors import Fault, UserError
+from segnet_jax.system.errors import Fault, UserError, listed
 
 _STRAY = 1e-3
 """Fraction of all pixels up to which a color in a single file may be an annotation error."""
 _MAX_FAULTS = 20
+_NEAR = 8  # difference per channel up to which two colors are meant to be the same
 
 
 def choose_kinds(evidence: LabelEvidence, faults: list[Fault]) -> tuple[Kind, ...]:
@@ -173,6 +175,21 @@ def _contradiction(scans: Sequence[LabelScan]) -> str:
 # --- colors that are not in the class file ---
 
 
+def with_void_index(evidence: LabelEvidence, notes: list[str]) -> LabelEvidence:
+    """Read the color of palette index 255, as on Pascal VOC's borders, as void if the class file does not have it."""
+    if evidence.label_mapping is None or not evidence.label_mapping.colors:
+        return evidence
+    known = dict(evidence.label_mapping.colors)
+    palettes = [scan.palette for scan in evidence.scans if scan.kind == "palette"]
+    elsewhere = {color for palette in palettes for index, color in palette.items() if index != VOID}
+    border = {palette[VOID] for palette in palettes if VOID in palette} - elsewhere - known.keys()
+    if not border:
+        return evidence
+    notes.append(f"note: index 255 of the labels, {listed([str(color) for color in sorted(border)])}, is read as void")
+    colors = (*evidence.label_mapping.colors, *((color, VOID) for color in sorted(border)))
+    return dataclasses.replace(evidence, label_mapping=dataclasses.replace(evidence.label_mapping, colors=colors))
+
+
 def unknown_colors(evidence: LabelEvidence, by_color: Sequence[Kind], faults: list[Fault], notes: list[str]) -> None:
     """Find colors that are not in the class file: missing classes or anti-aliased edges.
 
@@ -196,24 +213,44 @@ def unknown_colors(evidence: LabelEvidence, by_color: Sequence[Kind], faults: li
         scan.palette[value] for scan in scans for value in scan.solid if value in scan.palette
     }
     solid |= {(value,) * 3 for scan in scans if scan.kind == "grey" for value in scan.solid}
-    missing, doubtful = [], []
+    missing, doubtful, near = [], [], {}
     for color in sorted(unknown, key=lambda each: -unknown[each]):
         files = files_with(scans, color)
         is_between = is_mixture(color, known)
-        if color in solid or not (is_between or len(files) == 1 and unknown[color] <= _STRAY * whole):
-            missing.append(color)
-        elif len(unknown) <= 2 and len(files) >= 3:
+        if close := [each for each in known if max(abs(a - b) for a, b in zip(each, color, strict=True)) <= _NEAR]:
+            near[color] = close[0]
+        elif color not in solid and len(unknown) <= 2 and len(files) >= 3:
             doubtful.append(color)
+        elif color in solid or not (is_between or len(files) == 1 and unknown[color] <= _STRAY * whole):
+            missing.append(color)
+    if any(color in solid for color in near) and (len(near) > 2 or not missing):
+        color, close = max(near.items(), key=lambda item: unknown[item[0]])
+        file = files_with(scans, color)[0]
+        message = (
+            f"{len(near)} colors are nearly those of {source}: {describe_pixels({color: unknown[color]})} in {file} is "
+            f"nearly {close}"
+        )
+        fix = f"save the labels as PNG from their source, as JPEG changes colors, or correct the colors in {source}"
+        faults.append(Fault("unknown-color", file, message, fix))
+        return
+    swapped = bool(missing) and all(color[::-1] in known for color in missing)
     for color in [*missing, *doubtful][:_MAX_FAULTS]:
         files = files_with(scans, color)
         line = f"`{line_for(evidence.label_mapping, color)}` in {source}"
         message = f"color {color} is not in {source}: {unknown[color]} px in {describe_files(files)}"
         if color in missing:
             fix = f"a class is missing: add {line}"
-            faults.append(Fault("unknown-color", files[0], message, fix))
+            if swapped:
+                fix = f"{source} has it as blue, green, red: reorder the channels of its colors"
+            choices: tuple[str, ...] = ()
+            if color == (0, 0, 0):
+                percent = 100 * unknown[color] / whole
+                message += f"; it may be a class, such as the background, or void ({percent:.1f} % of the pixels)"
+                fix, choices = f"choose one: add {line}, or --unknown-color ignore", ("--unknown-color ignore",)
+            faults.append(Fault("unknown-color", files[0], message, fix, choices))
         else:
             percent = 100 * unknown[color] / whole
-            message += f"; it is a class (add {line}) or a smoothed edge (--unknown-color ignore: {percent:.2f} % void)"
+            message += f"; it is a class (add {line}) or an edge (--unknown-color ignore: {percent:.2f} % void)"
             faults.append(Fault("unknown-color", files[0], message, "choose one", ("--unknown-color ignore",)))
     if not missing and not doubtful:
         for scan in scans:

@@ -2,12 +2,31 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from segnet_jax.data.label_files.scan import LabelScan, sum_counts
 from segnet_jax.data.labels.label_mapping import LabelMapping, LabelRule, class_pixels, make_label_rule
 from segnet_jax.data.labels.read_options import ReadOptions
+from segnet_jax.system.errors import Fault
+
+HALF = 0.5
+"""Fraction of void pixels above which the interpretation is doubted."""
+
+
+class Interpretation(NamedTuple):
+    """The interpretation of a folder's label files.
+
+    Attributes:
+      label_mapping: the classes.
+      rule: how label files are read.
+      doubts: signs that this is wrong.
+    """
+
+    label_mapping: LabelMapping
+    rule: LabelRule
+    doubts: tuple[Fault, ...]
 
 
 @dataclass(frozen=True)

@@ -2,35 +2,19 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+
+import numpy as np
 
 from segnet_jax.constants import VOID
-from segnet_jax.data.label_files.interpretation.color_faults import choose_kinds, unknown_colors
-from segnet_jax.data.label_files.interpretation.evidence import LabelEvidence, pixels_of
-from segnet_jax.data.label_files.interpretation.label_values import values_without_table
+from segnet_jax.data.label_files.interpretation.color_faults import choose_kinds, unknown_colors, with_void_index
+from segnet_jax.data.label_files.interpretation.evidence import HALF, Interpretation, LabelEvidence, pixels_of
+from segnet_jax.data.label_files.interpretation.label_values import mapping_of_values, values_without_table
 from segnet_jax.data.label_files.interpretation.table_values import values_of_table
 from segnet_jax.data.label_files.scan import describe_files, sum_counts
 from segnet_jax.data.labels.classes import ClassTable, distinct_colors
 from segnet_jax.data.labels.label_mapping import LabelMapping, LabelRule, make_label_rule
 from segnet_jax.data.labels.void import OUTSIDE
 from segnet_jax.system.errors import Fault, UserError
-
-HALF = 0.5
-"""Fraction of void pixels above which the interpretation is doubted."""
-
-
-class Interpretation(NamedTuple):
-    """The interpretation of a folder's label files.
-
-    Attributes:
-      label_mapping: the classes.
-      rule: how label files are read.
-      doubts: signs that the interpretation is wrong.
-    """
-
-    label_mapping: LabelMapping
-    rule: LabelRule
-    doubts: tuple[Fault, ...]
 
 
 def interpret(
@@ -65,6 +49,7 @@ def interpret(
                 f"note: the classes of {default.source} are not used, because the labels contain "
                 f"{', '.join(map(str, sorted(held)[:12])) or 'colors'}"
             )
+    evidence = with_void_index(evidence, notes)
     before = len(faults)
     by_color = choose_kinds(evidence, faults)
     if len(faults) > before:
@@ -132,20 +117,30 @@ def _doubts(evidence: LabelEvidence, label_mapping: LabelMapping, rule: LabelRul
     found, read_options = [], evidence.read_options
     pixels, void = pixels_of(rule, evidence.scans)
     whole = int(pixels.sum()) + void
-    if pixels.any() and void > HALF * whole and not read_options.mostly_void:
+    is_changed = bool(read_options.map) or read_options.labels_start_at > 0
+    plain = make_label_rule(label_mapping, dataclasses.replace(read_options, map=(), labels_start_at=-1), rule.by_color)
+    without, void_without = pixels_of(plain, evidence.scans)
+    is_most = void > HALF * whole or is_changed and void - void_without > pixels.max()
+    if pixels.any() and is_most and not read_options.mostly_void:
         outcome = evidence.outcome(label_mapping, read_options, rule.by_color)
         message = f"{100 * void / whole:.1f} % of all label pixels are void: {outcome}"
         fix = "add their class to the class file, omit --map and --labels-start-at, or add --mostly-void if correct"
-        found.append(Fault("mostly-void", "", message, fix))
+        choices: tuple[str, ...] = ()
+        held = sum_counts(scan.values for scan in evidence.scans if scan.kind not in rule.by_color)
+        if not is_changed and evidence.label_mapping is None and held.get(VOID):
+            new = len(label_mapping.classes)
+            other = mapping_of_values([new], 0)
+            choices = (f"--map {VOID}={new}", "--mostly-void")
+            message += (
+                f"; {choices[0]}: {evidence.outcome(other, dataclasses.replace(read_options, map=((VOID, new),)))}"
+            )
+            fix = f"choose {choices[0]} if 255 is a class, such as the background, or --mostly-void if it is void"
+        found.append(Fault("mostly-void", "", message, fix, choices))
     if (read_options.map or read_options.labels_start_at > 0) and evidence.label_mapping is not None:
-        plain = make_label_rule(
-            label_mapping, dataclasses.replace(read_options, map=(), labels_start_at=-1), rule.by_color
-        )
-        without, _ = pixels_of(plain, evidence.scans)
         emptied = [
             name for name, old, new in zip(label_mapping.classes.names, without, pixels, strict=True) if old and not new
         ]
-        if emptied:
+        if emptied and np.count_nonzero(pixels) < np.count_nonzero(without):  # else the classes are only shifted
             flags = "--map and --labels-start-at" if read_options.map and read_options.labels_start_at > 0 else ""
             flags = flags or ("--map" if read_options.map else f"--labels-start-at {read_options.labels_start_at}")
             message = f"{', '.join(emptied)} has pixels without {flags}, but none with it"

@@ -14,6 +14,7 @@ from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.system.errors import Fault, UserError, listed
 
 _MAX_UNNAMED = 64  # values that may be classes without a class file
+_COMMON = 0.4  # fraction of all pixels from which 255 may be the background of labels without 0
 MAX_CHOICES = 4  # alternatives shown in a message
 
 
@@ -37,7 +38,9 @@ def values_without_table(evidence: LabelEvidence, faults: list[Fault], notes: li
     if not ids:
         return None
     label_mapping = mapping_of_values(ids, start)
+    held_void = 100 * held.get(VOID, 0) / max(1, sum(held.values()))
     names = listed([f"{value} is `class {value - start}`" for value in ids])
+    names += f", 255 is void ({held_void:.1f} % of the pixels)" if held_void else ""
     notes.append(f"note: no class file: {names}; to name them, run {evidence.class_file_command} and edit that file")
     return label_mapping
 
@@ -81,9 +84,13 @@ def masks_of_two(evidence: LabelEvidence) -> list[Fault]:
 
 def mixed_masks(evidence: LabelEvidence, label_mapping: LabelMapping | None) -> Fault | None:
     """Return a fault if some masks write the second class as 1 and others as 255."""
+    if fault := _shifted(evidence):
+        return fault
     if VOID in dict(evidence.read_options.map):
         return None
     scans = [scan for scan in evidence.scans if scan.values]
+    if fault := _void_or_last(evidence, label_mapping):
+        return fault
     high = [scan for scan in scans if VOID in scan.values and set(scan.values) <= {0, VOID}]
     low = [scan for scan in scans if VOID not in scan.values and set(scan.values) - {0}]
     if not high or not low or len(high) + len(low) + sum(set(scan.values) == {0} for scan in scans) < len(scans):
@@ -104,6 +111,61 @@ def mixed_masks(evidence: LabelEvidence, label_mapping: LabelMapping | None) -> 
     )
     fix = "choose what 255 means, or save all masks with the same values"
     return Fault("mixed-masks", high[0].name, message, fix, tuple(choices))
+
+
+def _shifted(evidence: LabelEvidence) -> Fault | None:
+    """Return a fault if some files have exactly the values 0..n-1 and all others exactly 1..n."""
+    if evidence.read_options.labels_start_at != -1 or evidence.read_options.map:
+        return None
+    held = [(scan.name, {*scan.values} - {VOID}) for scan in evidence.scans if scan.values]
+    last = max((value for _, values in held for value in values), default=0)
+    if not 2 <= last < VOID:
+        return None
+    low = [name for name, values in held if values == {*range(last)}]
+    high = [name for name, values in held if values == {*range(1, last + 1)}]
+    if len(low) < 2 or len(high) < 2 or len(low) + len(high) < len(held):
+        return None
+    message = (
+        f"{describe_files(low)} contain the values 0 to {last - 1}, and {describe_files(high)} 1 to {last}: the same "
+        "classes may be counted from 0 in some files and from 1 in others"
+    )
+    fix = "save all labels with the same first value, or pass --labels-start-at 0 if values mean the same in all files"
+    return Fault("mixed-masks", high[0], message, fix, ("--labels-start-at 0",))
+
+
+def _void_or_last(evidence: LabelEvidence, label_mapping: LabelMapping | None) -> Fault | None:
+    """Return a fault if files with areas of 255 lack the last class, which all other files have."""
+    scans = [scan for scan in evidence.scans if scan.values]
+    last = max((value for scan in scans for value in scan.values if value != VOID), default=0)
+    with_void = [scan for scan in scans if VOID in scan.values]
+    others = [scan for scan in scans if VOID not in scan.values]
+    split = all(last not in scan.values and len(scan.values) > 2 and VOID in scan.solid for scan in with_void)
+    if (
+        last < 2
+        or len(with_void) < 2
+        or len(others) < 2
+        or not split
+        or not all(last in scan.values for scan in others)
+    ):
+        return None
+    own = label_mapping or mapping_of_values([last], max(0, evidence.read_options.labels_start_at))
+    choices, outcomes = [], []
+    for new in (last, VOID):
+        read_options = dataclasses.replace(evidence.read_options, map=(*evidence.read_options.map, (VOID, new)))
+        choices.append(f"--map {VOID}={new}")
+        outcomes.append(f"{choices[-1]}: {outcome(evidence, own, read_options)}")
+    message = (
+        f"{describe_files([scan.name for scan in with_void])} contain 255 and no {last}, and "
+        f"{describe_files([scan.name for scan in others])} contain {last} and no 255: 255 may be {last} or void; "
+    )
+    fix = "choose what 255 means, or save all masks with the same values"
+    return Fault("mixed-masks", with_void[0].name, message + "; ".join(outcomes), fix, tuple(choices))
+
+
+def are_classes(evidence: LabelEvidence, values: Sequence[int]) -> bool:
+    """Return whether a few large values may be classes, not instances: each is in at least half of the files."""
+    files = len(evidence.scans)
+    return len(values) <= MAX_MAPPED and all(2 * len(files_with(evidence.scans, value)) >= files for value in values)
 
 
 def _levels(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequence[int]) -> Fault | None:
@@ -154,11 +216,19 @@ def _no_class_ids(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequenc
         return soft
     solid = {value for scan in scans for value in scan.solid}
     scattered = len(ids) > _MAX_UNNAMED and len(solid & set(ids)) < 0.9 * len(ids)
-    if scattered or len(ids) > MAX_CLASSES or ids[-1] > MAX_CLASSES:
+    if (
+        scattered
+        or len(ids) > MAX_CLASSES
+        or ids[-1] > MAX_CLASSES
+        and not (len(ids) > 1 and are_classes(evidence, ids))
+    ):
         kind = "instance-ids" if ids[-1] > VOID else "no-class-ids"
         source = "instance ids" if ids[-1] > VOID else "anti-aliased masks or photographs"
         message = f"label {file(ids[-1])} contains {ids[-1]}, and the labels have {len(ids)} values in all ({values}): "
         return Fault(kind, file(ids[-1]), f"{message}these look like {source}, not class ids", EXPORT_IDS)
+    is_plain = read_options.labels_start_at == -1 and not read_options.map
+    if is_plain and ids[0] >= 1 and VOID in solid and held.get(VOID, 0) > _COMMON * sum(held.values()):
+        return _void_or_background(evidence, held, ids)
     if read_options.labels_start_at == -1 and ids[0] == 1 and len(ids) > 1:
         message = f"label {file(1)} and all others contain no 0: their values, {values}, start at 1"
         return Fault("labels-start-at-1", file(1), message, "--labels-start-at 1")
@@ -176,6 +246,22 @@ def _no_class_ids(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequenc
             "sparse-values", file(ids[-1]), message, fix if len(ids) <= MAX_MAPPED else evidence.class_file_command
         )
     return None
+
+
+def _void_or_background(evidence: LabelEvidence, held: Mapping[int, int], ids: Sequence[int]) -> Fault:
+    """Return the fault of labels without 0 that have areas of 255."""
+    outcomes, choices = [], []
+    for flags, changes in (
+        (f"--map {VOID}=0", {"map": ((VOID, 0),)}),
+        (f"--labels-start-at {ids[0]}", {"labels_start_at": ids[0]}),
+    ):
+        own = mapping_of_values(ids, changes.get("labels_start_at", 0))
+        choices.append(flags)
+        outcomes.append(f"{flags}: {outcome(evidence, own, dataclasses.replace(evidence.read_options, **changes))}")
+    message = (
+        f"the labels contain {describe_pixels(held)} and no 0: 255 may be background or void; {'; '.join(outcomes)}"
+    )
+    return Fault("ambiguous-labels", evidence.scans[0].name, message, "choose one of them", tuple(choices))
 
 
 def soft_edges(evidence: LabelEvidence) -> Fault | None:

@@ -9,6 +9,7 @@ from segnet_jax.data.label_files.decode_labels import MAX_MAPPED
 from segnet_jax.data.label_files.interpretation.evidence import LabelEvidence
 from segnet_jax.data.label_files.interpretation.label_values import (
     MAX_CHOICES,
+    are_classes,
     masks_of_two,
     mixed_masks,
     outcome,
@@ -49,7 +50,7 @@ def values_of_table(evidence: LabelEvidence, by_color: Sequence[Kind], faults: l
     if VOID not in dict(read_options.map) and sorted(held) == [0, VOID]:
         faults.extend(_two_values(evidence))
         return
-    if fault := mixed_masks(evidence, label_mapping):
+    if fault := (mixed_masks(evidence, label_mapping) or _rival_files(evidence)):
         faults.append(fault)
         return
     outside = {value: pixels for value, pixels in held.items() if rule.table[value] == OUTSIDE}
@@ -57,6 +58,17 @@ def values_of_table(evidence: LabelEvidence, by_color: Sequence[Kind], faults: l
         faults.extend(_outside(evidence, held, outside, is_plain))
     elif is_plain and not label_mapping.is_explicit and (fault := _two_readings(evidence, held)):
         faults.append(fault)
+
+
+def _rival_files(evidence: LabelEvidence) -> Fault | None:
+    """Return a fault if two class files give the same names different values."""
+    label_mapping, rival = evidence.label_mapping, evidence.label_mapping.rival
+    if rival is None:
+        return None
+    both = [f"{each.source}: {outcome(evidence, each, evidence.read_options)}" for each in (label_mapping, rival)]
+    message = f"{label_mapping.source} and {rival.source} list the same classes in different orders; {'; '.join(both)}"
+    fix = "delete the wrong one, or state the ids in classes.toml"
+    return Fault("ambiguous-labels", evidence.scans[0].name, message, fix)
 
 
 def _two_values(evidence: LabelEvidence) -> list[Fault]:
@@ -86,7 +98,7 @@ def _outside(
     rule = make_label_rule(label_mapping, read_options)
     last = max(value for value, _ in label_mapping.ids if value != VOID)
     found = []
-    if max(outside) > VOID:
+    if max(outside) > VOID and not (are_classes(evidence, list(outside)) and _by_rank(evidence, held)):
         file = files_with(scans, max(outside))[0]
         message = f"label {file} has 16 bits and values up to {max(outside)}, like instance ids"
         return [Fault("instance-ids", file, message, EXPORT_IDS)]
@@ -113,13 +125,17 @@ def _outside(
             found.append(Fault("label-out-of-range", scan.name, message, fix))
     if stray or len(outside) > MAX_MAPPED:
         return found
-    changes = _with_choices(evidence, outside, starts_at_1 and not label_mapping.is_explicit, found)
+    changes = _with_choices(evidence, held, outside, starts_at_1 and not label_mapping.is_explicit, found)
     first = dataclasses.replace(found[0], what=f"{found[0].what}; {changes.pop('what')}")
     return [dataclasses.replace(fault, **changes) for fault in (first, *found[1:])]
 
 
 def _with_choices(
-    evidence: LabelEvidence, outside: Mapping[int, int], starts_at_1: bool, found: Sequence[Fault]
+    evidence: LabelEvidence,
+    held: Mapping[int, int],
+    outside: Mapping[int, int],
+    starts_at_1: bool,
+    found: Sequence[Fault],
 ) -> dict:
     """Return the changes to a fault that add the possible meanings of unknown values."""
     label_mapping, read_options = evidence.label_mapping, evidence.read_options
@@ -132,12 +148,25 @@ def _with_choices(
     ]
     if starts_at_1:
         readings.insert(0, ("--labels-start-at 1", dataclasses.replace(read_options, labels_start_at=1)))
+    if is_plain := not read_options.map and read_options.labels_start_at == -1:
+        by_rank = _by_rank(evidence, held)
+    if is_plain and by_rank:
+        flags = " ".join(f"--map {old}={new}" for old, new in by_rank)
+        readings.insert(0, (flags, dataclasses.replace(read_options, map=by_rank)))
     outcomes = [f"{flags}: {outcome(evidence, label_mapping, other)}" for flags, other in readings]
     files = describe_files([fault.file for fault in found])
     message = f"{describe_pixels(outside)} in {files}; {'; '.join(outcomes)}"
     fix = f"choose one of them, or add the missing class to {label_mapping.source}"
     fix += ", such as a background before all others" if starts_at_1 else ""
     return {"what": message, "fix": fix, "choices": tuple(flags for flags, _ in readings)}
+
+
+def _by_rank(evidence: LabelEvidence, held: Mapping[int, int]) -> tuple[tuple[int, int], ...]:
+    """Return the changes that read the values found as the classes in order, if there are as many; else nothing."""
+    known = sorted(value for value, class_id in evidence.label_mapping.ids if class_id != VOID)
+    found = sorted(value for value in held if value != VOID)
+    same_number = len(found) == len(known) and len(found) <= MAX_MAPPED
+    return tuple((old, new) for old, new in zip(found, known, strict=True) if old != new) if same_number else ()
 
 
 def _two_readings(evidence: LabelEvidence, held: Mapping[int, int]) -> Fault | None:
@@ -156,6 +185,11 @@ def _two_readings(evidence: LabelEvidence, held: Mapping[int, int]) -> Fault | N
         readings = [(f"--map {old}={new}", {"map": ((old, new),)}) for old, new in changes]
         reason = f"255 may be void or {label_mapping.classes.names[-1]}, which no pixel has"
         return _choose(evidence, held, readings, reason)
+    if VOID in held and 0 not in held and void_is_solid and not names_void and classes[-1] < number:
+        readings = [(f"--map {VOID}={new}", {"map": ((VOID, new),)}) for new in (0, VOID)]
+        return _choose(
+            evidence, held, readings, f"255 may be {label_mapping.classes.names[0]}, which has no 0, or void"
+        )
     if VOID in held or names_void:
         return None  # unlabeled pixels have a separate value
     both = [("--labels-start-at 0", {"labels_start_at": 0}), ("--labels-start-at 1", {"labels_start_at": 1})]

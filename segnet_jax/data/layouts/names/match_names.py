@@ -2,6 +2,7 @@
 
 import fnmatch
 import os
+import shlex
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -44,13 +45,14 @@ def pictures_below(
         message = f"the folder {name} cannot be read: {error.strerror}"
         faults.append(Fault("cannot-read", name, message, "check its permissions"))
 
-    visited: set[str] = set()
-    for place, folders, files in os.walk(root, onerror=note_unreadable, followlinks=follow_links):
-        if follow_links and (real := os.path.realpath(place)) in visited:
-            folders[:] = []
-            continue
-        elif follow_links:
-            visited.add(real)
+    above: dict[str, frozenset[str]] = {}  # folder -> where it and those above it are
+    for place, folders, files in os.walk(root, onerror=note_unreadable, followlinks=True):
+        real = above.pop(place, frozenset()) | {os.path.realpath(place)}
+        for name in [name for name in folders if os.path.islink(os.path.join(place, name)) and not is_litter(name)]:
+            path = Path(place, name)
+            if os.path.realpath(path) in real or not is_inside(path, folder, faults, follow_links):
+                folders.remove(name)
+        above |= {os.path.join(place, name): real for name in folders}
         inner = [name for name in folders if not name.lower().endswith(IMAGE_SUFFIXES)]
         # A folder named like an image file is reported when it is read.
         files += [name for name in folders if name not in inner and not is_litter(name)]
@@ -154,15 +156,49 @@ def match_named(
         file = relative_path(image, folder)
         if len(mine) > 1:
             message = f"{file} has {len(mine)} labels: {listed([relative_path(path, folder) for path in mine])}"
+            choices = label_choices(mine, [path for _, path in labels], folder)
             fix = "keep one of them, or choose with --label-suffix or --label-files"
             if len({path.parent for path in mine}) == len(mine) and len({path.name for path in mine}) == 1:
                 fix += "; masks of one class each must be merged into one image of class ids"
-            faults.append(Fault("two-labels", file, message, fix))
+            faults.append(Fault("two-labels", file, message, fix, choices))
         elif not mine and not reported & {image.stem + ending for ending in LABEL_ENDINGS}:
             faults.append(_without_label(image, file, labels, suffix, folder, root))
         elif mine:
             entries.append(Entry(name, image, mine[0]))
     return entries, sorted(unmatched)
+
+
+def label_choices(mine: Sequence[Path], labels: Sequence[Path], folder: Path) -> tuple[str, ...]:
+    """Return a --label-files flag for each label of an image; empty if no pattern tells them apart."""
+    files, everything = ([relative_path(path, folder) for path in paths] for paths in (mine, labels))
+    found = []
+    for file in files:
+        others = [other for other in files if other != file]
+        patterns = [f"*{part}/*" for part in Path(file).parts[:-1]]
+        ends = [file[start:] for start in range(len(file) - 1, file.rfind("/"), -1)]
+        patterns += [f"*{end}" for end in sorted(ends, key=lambda end: end[0] not in "_-.")]
+        for pattern in patterns:
+            few = sum(fnmatch.fnmatchcase(each, pattern) for each in everything) < max(
+                2, len(everything) // (2 * len(files))
+            )
+            if few or any(fnmatch.fnmatchcase(other, pattern) for other in others):
+                continue
+            found.append(f"--label-files {shlex.quote(pattern)}")
+            break
+    return tuple(found) if len(found) == len(files) else ()
+
+
+def other_labels(pairs: Sequence[Entry], unmatched: Sequence[Path], folder: Path) -> list[Fault]:
+    """Return a fault if another folder has about as many labels as are used, but under names that match no image."""
+    used = {entry.label.parent for entry in pairs}
+    other = [path for path in unmatched if path.parent not in used]
+    if len(pairs) < 3 or len(other) < 0.8 * len(pairs) or len({path.parent for path in other}) != 1:
+        return []
+    mine = [pairs[0].label, other[0]]
+    names = [relative_path(path, folder) for path in mine]
+    choices = label_choices(mine, [*(entry.label for entry in pairs), *other], folder)
+    message = f"labels may be those like {names[0]}, which match the images' names, or those like {names[1]}"
+    return [Fault("two-labels", names[1], message, "choose with --label-files, or remove one folder", choices)]
 
 
 def _without_label(image, file, labels, suffix: str, folder: Path, root: Path | None) -> Fault:

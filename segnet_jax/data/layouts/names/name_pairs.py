@@ -12,9 +12,13 @@ LABEL_ENDINGS = ("", "_L", "_P")
 """Known suffixes of label names; others are detected."""
 
 VISUAL = frozenset(
-    "rgb color colors colour colours colormap colormaps human visualization visualisation viz vis".split()
+    "rgb color colors colour colours colormap colormaps colored coloured colorized human visualization visualisation "
+    "visual visualized viz vis".split()
 )
 """Words in the names of label visualizations."""
+
+_SECONDARY = VISUAL | {"instance", "instances", "overlay", "overlays", "preview", "blend", "blended", "panoptic"}
+"""Words in names of files beside the labels, such as a_mask_overlay.png beside a_mask.png."""
 
 _MAX_AFFIX = 40  # characters of a prefix or suffix
 
@@ -72,7 +76,20 @@ def _by_keys(images: Iterable[str], labels: Iterable[str], of_image: Key, of_lab
 
 def _transforms(images: Sequence[str], labels: Sequence[str]) -> list[tuple[Key, Key]]:
     """Return candidate pairs of functions that map image and label names to a common key."""
-    known = set(images)
+    heads, tails = ((_head(each), _tail(each)) for each in (images, labels))
+    ways = _affixes(images, labels, str)
+    if heads[1]:  # a_leftImg8bit and a_gtFine_labelIds, a_gtFine_color
+        ways += _affixes(images, labels, _stripped("", heads[1]))
+    if any((*heads, *tails)):
+        ways.append((_stripped(*heads), _stripped(*tails)))
+        ways.append((_stripped("", heads[1]), _stripped("", tails[1])))
+        ways.append((_stripped(heads[0], ""), _stripped(tails[0], "")))
+    return [*ways, (str.casefold, str.casefold)]
+
+
+def _affixes(images: Sequence[str], labels: Sequence[str], of_image: Key) -> list[tuple[Key, Key]]:
+    """Return the keys for the most common suffixes, and the most common prefix, of label names around image names."""
+    known = {of_image(image) for image in images}
     behind: Counter[str] = Counter()
     before: Counter[str] = Counter()
     for label in labels:
@@ -82,20 +99,17 @@ def _transforms(images: Sequence[str], labels: Sequence[str]) -> list[tuple[Key,
             if label[cut:] in known and cut <= _MAX_AFFIX:
                 before[label[:cut]] += 1
     most = behind.most_common(8)
-    plain = [each for each in most if not VISUAL & set(words(each[0]))] or most  # prefer a_labelIds to a_color
+    plain = [each for each in most if not _SECONDARY & set(words(each[0]))] or most  # prefer a_labelIds to a_color
     ways: list[tuple[Key, Key]] = []
     if plain:
         both = [end for end, count in plain if count == plain[0][1]]
-        ways.append((str, lambda label: next((label.removesuffix(end) for end in both if label.endswith(end)), "")))
+        ways.append(
+            (of_image, lambda label: next((label.removesuffix(end) for end in both if label.endswith(end)), ""))
+        )
     if before:
         start = before.most_common(1)[0][0]
-        ways.append((str, lambda label: label.removeprefix(start) if label.startswith(start) else ""))
-    heads, tails = ((_head(each), _tail(each)) for each in (images, labels))
-    if any((*heads, *tails)):
-        ways.append((_stripped(*heads), _stripped(*tails)))
-        ways.append((_stripped("", heads[1]), _stripped("", tails[1])))
-        ways.append((_stripped(heads[0], ""), _stripped(tails[0], "")))
-    return [*ways, (str.casefold, str.casefold)]
+        ways.append((of_image, lambda label: label.removeprefix(start) if label.startswith(start) else ""))
+    return ways
 
 
 def _stripped(head: str, tail: str) -> Key:

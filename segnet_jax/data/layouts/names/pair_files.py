@@ -41,11 +41,24 @@ class _File(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """An image and its label; None for a faulty file."""
+    """An image and its label; None for a faulty file.
+
+    Attributes:
+      entry: the paths.
+      image: the image.
+      label: the label; of masks of one class each, the first.
+      others: the other masks.
+    """
 
     entry: Entry
     image: _File | None
     label: _File | None
+    others: tuple[_File | None, ...] = ()
+
+    @property
+    def labels(self) -> tuple[_File | None, ...]:
+        """All label files, in the order of `Entry.labels`."""
+        return (self.label, *self.others)
 
     @property
     def decide_exif(self) -> str:
@@ -78,7 +91,8 @@ def sound_pairs(
         with budget.pictures.scope():
             image = _check(entry.image, folder, check_image, mine, inspect_image)
         with budget.pictures.scope():
-            return Pair(entry, image, _check(entry.label, folder, check_label, mine)), mine
+            labels = [_check(path, folder, check_label, mine) for path in entry.labels]
+            return Pair(entry, image, labels[0], tuple(labels[1:])), mine
 
     sound: dict[str, list[Pair]] = {}
     turned: list[tuple[str, Pair]] = []
@@ -87,7 +101,7 @@ def sound_pairs(
             sound[split] = []
             for pair, mine in pool.map(check, of_split):
                 faults.extend(mine)
-                if not (pair.image and pair.label):
+                if not (pair.image and all(pair.labels)):
                     continue
                 if pair.image.turned != 1 or pair.label.turned != 1:
                     turned.append((split, pair))

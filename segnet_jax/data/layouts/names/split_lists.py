@@ -4,7 +4,7 @@ import itertools
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,11 +17,24 @@ _PRESENT = "add the file, or remove the line"
 
 
 class Entry(NamedTuple):
-    """A pair of image and label files."""
+    """A pair of image and label files.
 
-    name: str  # the image's name without folder and extension
+    Attributes:
+      name: the image's name without folder and extension.
+      image: the image.
+      label: the label; the first mask of `masks`.
+      masks: pairs (class, path) of masks of one class each; empty for a label of all classes.
+    """
+
+    name: str
     image: Path
     label: Path
+    masks: tuple[tuple[str, Path], ...] = ()
+
+    @property
+    def labels(self) -> tuple[Path, ...]:
+        """All label files."""
+        return tuple(path for _, path in self.masks) or (self.label,)
 
 
 class Listing(NamedTuple):
@@ -45,11 +58,17 @@ class _Place(NamedTuple):
     prefix: str  # leading folders of the entry that do not exist here
 
 
-def read_list(path: Path, folder: Path) -> Listing:
-    """Read a list of pairs; each entry is located by its longest suffix that exists in `folder`."""
+def read_list(path: Path, folder: Path, lines: Sequence[tuple[int, str]] | None = None) -> Listing:
+    """Read a list of pairs; each entry is located by its longest suffix that exists in `folder`.
+
+    Args:
+      path: the list.
+      folder: the dataset folder, which no entry may leave.
+      lines: its lines, if they were read already.
+    """
     listing = Listing([], [], set())
     try:
-        lines = read_lines(path)
+        lines = read_lines(path) if lines is None else lines
     except UserError as error:
         listing.faults.extend(error.faults)
         return listing
@@ -86,8 +105,10 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
         if len(data) > _MAX_BYTES or data.count(b"\n") + data.count(b"\r") > 2 * _MAX_LINES:
             message = f"{path.name} has {len(data)} bytes, over the limit for a list of {_MAX_LINES} pairs"
             raise UserError(message, kind="too-large", file=path.name, fix="split the dataset into several folders")
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
+        text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+        if not any(map(str.isascii, text)) and text:
+            raise UnicodeError
+    except UnicodeError:
         message = f"{path.name} is not UTF-8 text"
         raise UserError(message, kind="not-a-text", file=path.name, fix="save it as UTF-8") from None
     # Not splitlines, which also splits at characters that names may contain, such as U+2028.

@@ -1,6 +1,7 @@
 """Classify the folders of a dataset by name, as images or labels of a split."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -12,9 +13,10 @@ IMAGE_WORDS = frozenset(
     "originals photographs".split()
 )
 LABEL_WORDS = frozenset(
-    "label labels labelled labeled mask masks annotation annotations annot annots anno annos gt groundtruth truth seg "
-    "segs segm segmentation segmentations segmentationclass semantic trimap trimaps target targets lbl lbls matte "
-    "mattes segmap segmaps pixelmaps stuffthingmaps gtfine labelids labeltrainids maskes segmasks".split()
+    "label labels labelled labeled lbl mask masks annotation annotations annot annots anno annos ann gt gts "
+    "groundtruth truth seg manual segs segm segmentation segmentations segmentationclass semantic trimap trimaps "
+    "target targets lbls matte mattes segmap segmaps pixelmaps stuffthingmaps gtfine labelids labeltrainids maskes "
+    "segmasks".split()
 )
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trainval", "trainset", "trn"), "train"),
@@ -22,6 +24,8 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing", "testset", "tst", "holdout"), "test"),
 }
 """Word -> split."""
+_SHORT_SPLITS = {"tr": "train", "ts": "test", "te": "test"}  # beside a word for images or labels: nnU-Net's imagesTr
+_WEAK = frozenset(("semantic", "segmentation", "seg"))  # part of many datasets' names: any deeper word decides
 
 _OTHER = frozenset(
     "instance instances panoptic overlay overlays preview previews npy depth polygons instancelabels".split()
@@ -56,15 +60,19 @@ def place_of(parts: Sequence[str]) -> Place:
         tokens = [token for word in words(nfc(part)) for token in _unglued(word)]
         known = [token for token in tokens if token in SPLIT_WORDS]
         roles = {token for token in tokens if token in IMAGE_WORDS | LABEL_WORDS | _OTHER | VISUAL}
+        if part.lower() == "segmentationobject":  # Pascal VOC's instances
+            roles = {"instances"}
+        if roles and not known:
+            known = [token for token in tokens if token in _SHORT_SPLITS]
         if re.fullmatch(r"v?\d+(\.\d+)+", part):  # a version, such as Mapillary's v1.2
             continue
         if known:
-            split = SPLIT_WORDS[known[-1]]
+            split = (SPLIT_WORDS | _SHORT_SPLITS)[known[-1]]
         if not known and not roles:
             key.append(nfc(part))
             continue
-        found |= roles
-        rest = [token for token in tokens if token not in SPLIT_WORDS and token not in roles | VISUAL | _NEUTRAL]
+        found = (found - _WEAK if roles - _WEAK else found) | roles
+        rest = [token for token in tokens if token not in {*known, *SPLIT_WORDS, *roles, *VISUAL, *_NEUTRAL}]
         rest = [token for token in rest if not token.isdecimal()]
         if rest:
             key.append("-".join(rest))
@@ -91,6 +99,27 @@ def is_label_name(stem: str) -> bool:
     """Return whether a file in an image folder is a label, by the last or first word of its name."""
     found = words(stem)
     return len(found) > 1 and (found[-1] in LABEL_WORDS or found[0] in LABEL_WORDS)
+
+
+def images_among(paths: Sequence[Path]) -> list[Path]:
+    """Return the images of a folder that also contains their labels: a.jpg and a_mask.png, a_m.png or a.png."""
+    roles = {path.stem.lower() for path in paths}
+    if roles & IMAGE_WORDS and roles & LABEL_WORDS:  # labelme's x_json/img.png, label.png, label_viz.png
+        return [path for path in paths if path.stem.lower() in IMAGE_WORDS]
+    labels = {path for path in paths if is_label_name(path.stem)}
+    if labels and len(labels) < len(paths):
+        rest = [path for path in paths if path not in labels]
+        return [path for path in rest if not VISUAL & {*words(path.stem)[-1:]}] or rest
+    photos = {path.stem for path in paths if path.suffix.lower() in (".jpg", ".jpeg")}
+    pngs = {path.stem for path in paths if path.suffix.lower() == ".png"}
+    if photos and photos == pngs:
+        return [path for path in paths if path.suffix.lower() != ".png"]
+    stems = {path.stem for path in paths}
+    ends = Counter(stem[cut:] for stem in stems for cut in range(1, len(stem)) if stem[:cut] in stems)
+    most = max((count for end, count in ends.items() if not end.isdecimal()), default=0)
+    common = tuple(end for end, count in ends.items() if not end.isdecimal() and count >= 0.9 * most)
+    rest = [path for path in paths if not (path.stem.endswith(common) and common)]
+    return rest if most >= 3 and most >= 0.8 * len(rest) else list(paths)
 
 
 def is_test_name(parts: Sequence[str]) -> bool:
