@@ -8,7 +8,7 @@ import importlib
 import sys
 
 if sys.argv[:1] == ["-m"]:  # started as a command; JAX is not imported yet
-    from segnet_jax.system.limits import leave_if_too_low
+    from segnet_jax.system.system_limits import leave_if_too_low
 
     leave_if_too_low()
 

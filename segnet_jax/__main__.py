@@ -7,10 +7,10 @@ import textwrap
 from collections.abc import Sequence
 
 from segnet_jax import __version__
-from segnet_jax.system.called import PACKAGE, SCRIPT
+from segnet_jax.system.command_name import PACKAGE, SCRIPT
+from segnet_jax.system.did_you_mean import nearest_hint
 from segnet_jax.system.errors import UserError
-from segnet_jax.system.limits import leave_if_too_low
-from segnet_jax.system.nearest import nearest_hint
+from segnet_jax.system.system_limits import leave_if_too_low
 
 COMMANDS = {  # module with a `main` -> summary
     "train": "train SegNet; writes a run folder with checkpoints, metrics and figures",

@@ -9,21 +9,21 @@ from typing import Any, Literal
 import numpy as np
 
 from segnet_jax.config.fields import Config
+from segnet_jax.config.flag_specs import flag_words
 from segnet_jax.config.flags import parse_config
-from segnet_jax.config.options import flag_words
 from segnet_jax.inference.trained_network import TrainedNetwork, load
 from segnet_jax.reporting.metrics_log import FILE_NAME, flat_numbers, read_metrics
 from segnet_jax.runs.callbacks import Callback, EvaluationResult
 from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.run_folder import RESULT_FILE, read_result
-from segnet_jax.system import confined, logs
+from segnet_jax.system import logs, untrusted_files
 from segnet_jax.system.bucket_address import remember_named
+from segnet_jax.system.did_you_mean import nearest_hint
 from segnet_jax.system.errors import UserError
-from segnet_jax.system.nearest import nearest_hint
+from segnet_jax.training.custom_augmentation import CustomAugmentation
+from segnet_jax.training.custom_network import import_given
+from segnet_jax.training.custom_objects import custom_objects
 from segnet_jax.training.losses import Loss
-from segnet_jax.training.own_augmentation import OwnAugmentation
-from segnet_jax.training.own_network import import_given
-from segnet_jax.training.own_objects import own_objects
 
 __all__ = ["Callback", "Config", "Curve", "EvaluationResult", "Loss"]
 __all__ += ["Run", "Scores", "TrainedNetwork", "evaluate", "load", "train"]
@@ -119,7 +119,7 @@ def train(
 
     Args:
       config: a `Config`, or a TOML file with config fields; keywords override it.
-      model: class of a custom network that satisfies the contract in `segnet_jax.nn.contract`, or a
+      model: class of a custom network that satisfies the contract in `segnet_jax.nn.network_interface`, or a
         `functools.partial` of it; its fields are filled from config fields of the same names.
       loss: a formula as on the command line, or a custom loss: a `Loss`, or a function (logits float32 [B,H,W,C], label
         uint8 [B,H,W] with VOID, class weights float32 [C]) -> the sum of the loss over the labeled pixels.
@@ -154,8 +154,8 @@ def train(
     if resolved.folds and not resolved.fold:
         raise UserError("folds without fold works only on the command line: use python -m segnet_jax.train --folds")
     given = (None if isinstance(each, str) else each for each in (loss, optimizer))
-    augment = OwnAugmentation(resolved.augment, function) if callable(function) else None
-    own = own_objects(model, *given, augment or OwnAugmentation.named(resolved.augment, words))
+    augment = CustomAugmentation(resolved.augment, function) if callable(function) else None
+    own = custom_objects(model, *given, augment or CustomAugmentation.named(resolved.augment, words))
     trainer = Trainer(resolved, own, callbacks)
     trainer.run()
     return _read_run(trainer.folder)
@@ -185,9 +185,9 @@ def evaluate(
     runs = [run] if isinstance(run, str | pathlib.Path) else run
     words = [*map(str, runs), *flag_words(EvaluateOptions, settings)]
     options = parse_flags(EvaluateOptions, words, prog="segnet_jax.evaluate", description="")
-    return Scores.from_json(evaluate_to_json(options, own_objects(model)))
+    return Scores.from_json(evaluate_to_json(options, custom_objects(model)))
 
 
 def _read_run(folder: pathlib.Path) -> Run:
-    finished = confined.is_file(folder, RESULT_FILE)
+    finished = untrusted_files.is_file(folder, RESULT_FILE)
     return Run(folder, Scores.from_json(read_result(folder)) if finished else None)

@@ -7,9 +7,9 @@ import time
 from typing import Any
 
 from segnet_jax.config.fields import Config
+from segnet_jax.config.flag_specs import Flag
 from segnet_jax.config.flags import parse_config
-from segnet_jax.config.options import Flag
-from segnet_jax.reporting.pace import duration
+from segnet_jax.reporting.remaining_time import duration
 from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.runs.dry_run import read, try_out
 from segnet_jax.system.command import run_command
@@ -18,9 +18,9 @@ from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import NotFinite, UserError
 from segnet_jax.system.files import check_place, write_result
 from segnet_jax.system.signals import Stop
-from segnet_jax.training.own_augmentation import OwnAugmentation
-from segnet_jax.training.own_network import import_given
-from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects
+from segnet_jax.training.custom_augmentation import CustomAugmentation
+from segnet_jax.training.custom_network import import_given
+from segnet_jax.training.custom_objects import NO_OBJECTS, CustomObjects
 
 DESCRIPTION = """Dry-run training: read all data, take two steps, evaluate some images, save and restore a checkpoint,
 and estimate the memory and time of the whole run. Creates no run folder. Takes the flags of train, and --json.
@@ -38,10 +38,10 @@ def main() -> int:
     flags = {"prog": "segnet_jax.check", "description": DESCRIPTION, "defaults": default_config, "own": OWN_FLAGS}
     config = parse_config(args, **flags)
     import_given(args)
-    return check(config, json, OwnObjects(augment=OwnAugmentation.named(config.augment, args)))
+    return check(config, json, CustomObjects(augment=CustomAugmentation.named(config.augment, args)))
 
 
-def check(config: Config, json: str = "", own: OwnObjects = NO_OBJECTS) -> int:
+def check(config: Config, json: str = "", own: CustomObjects = NO_OBJECTS) -> int:
     """Dry-run training, print the results and, if requested, write the JSON; return the exit code.
 
     Raises:

@@ -14,20 +14,20 @@ import tyro
 from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_protocol
+from segnet_jax.config.flag_specs import File, RunFolder
 from segnet_jax.config.flags import parse_flags
-from segnet_jax.config.options import File, RunFolder
 from segnet_jax.data.label_files.class_table_files import TABLES, read_class_table
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.distributed.data_parallel import choose_devices, replicate
 from segnet_jax.nn.preprocessing import PREPROCESSINGS
 from segnet_jax.reporting.environment import environment
 from segnet_jax.runs import find_run
-from segnet_jax.system.called import as_called
 from segnet_jax.system.command import run_command
+from segnet_jax.system.command_name import as_called
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_json, atomic_write_text, expanded, sum_of_file
-from segnet_jax.training import build
+from segnet_jax.training import build_model
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import CAFFE_CAMVID
 from segnet_jax.training.state import create_state, variable_shapes
@@ -78,7 +78,7 @@ def convert(options: ConvertOptions) -> int:
     config = _config_of(trained, classes, path, options)
     find_run.check_free(config)
     devices = choose_devices("1")
-    model = build.build_model(config, len(classes), "float32")
+    model = build_model.build_model(config, len(classes), "float32")
     variables = {"params": trained.params, "batch_stats": trained.batch_stats}
     _check_shapes(variables, variable_shapes(model))
     preprocessing = PREPROCESSINGS[config.preprocessing]
@@ -103,7 +103,7 @@ def convert(options: ConvertOptions) -> int:
         folder = find_run.claim_folder(config, stack)
         atomic_write_text(folder / files.CONFIG_FILE, config.to_toml())
         atomic_write_json(folder / "environment.json", environment(devices.kinds))
-        optimizer, _ = build.build_optimizer(config, model, steps_per_epoch=1)
+        optimizer, _ = build_model.build_optimizer(config, model, steps_per_epoch=1)
         state = replicate(create_state(variables, optimizer, "float32"), devices)
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", devices))
         for which in ("best", "newest"):

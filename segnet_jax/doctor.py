@@ -18,8 +18,7 @@ from PIL import Image
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_protocol
-from segnet_jax.config.flags import parse_flags
-from segnet_jax.config.options import (
+from segnet_jax.config.flag_specs import (
     ClassNames,
     DataFolder,
     File,
@@ -32,6 +31,7 @@ from segnet_jax.config.options import (
     flags_of,
     words_of,
 )
+from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
 from segnet_jax.data import sequences
 from segnet_jax.data.dataset import Dataset
@@ -44,11 +44,11 @@ from segnet_jax.data.open_dataset import label_files
 from segnet_jax.reporting.class_frequencies import print_class_frequencies
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.sheet import is_asked_for, sheet_png
-from segnet_jax.runs.dataset import open_data, read_options_of, size_warning
 from segnet_jax.runs.dataset_checks import DatasetReport, Suggestion, as_json, check_dataset, suggest, suggested_size
 from segnet_jax.runs.default_recipe import choose_protocol, has_accelerator, is_own_folder, suggested_steps
-from segnet_jax.system.called import as_called
+from segnet_jax.runs.load_dataset import open_data, read_options_of, size_warning
 from segnet_jax.system.command import run_command
+from segnet_jax.system.command_name import as_called
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed
 from segnet_jax.system.files import (

@@ -11,16 +11,16 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from segnet_jax.config.fields import Config
+from segnet_jax.config.flag_specs import CustomNetwork, File, Folder, ImageSize, NumDevices, RunFolder, RunFolders
 from segnet_jax.config.flags import parse_flags
-from segnet_jax.config.options import CustomNetwork, File, Folder, ImageSize, NumDevices, RunFolder, RunFolders
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.inference.averaging import TTA, Views
-from segnet_jax.inference.ensemble import open_others, warn_of_other_splits
+from segnet_jax.inference.ensemble_members import open_others, warn_of_other_splits
 from segnet_jax.inference.network import unfolded
 from segnet_jax.inference.predictor import Sizing
 from segnet_jax.inference.sampling import check_samples
 from segnet_jax.inference.split_evaluation import EvaluatedNetwork, SplitScores, evaluate_split
-from segnet_jax.inference.temperature import CALIBRATION_FILE, check_own_images, conditions
+from segnet_jax.inference.stored_temperature import CALIBRATION_FILE, check_own_images, conditions
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.csv_files import image_scores_csv, is_image_scores
 from segnet_jax.reporting.environment import result
@@ -28,8 +28,8 @@ from segnet_jax.reporting.evaluations import encode_images
 from segnet_jax.reporting.figures import check_pictures, draw_pictures
 from segnet_jax.reporting.tables import percent, print_sequences, print_table
 from segnet_jax.runs import run_folder
-from segnet_jax.runs.checks import check_has_dataset, check_recomputable
-from segnet_jax.runs.dataset import decode, open_data
+from segnet_jax.runs.config_checks import check_has_dataset, check_recomputable
+from segnet_jax.runs.load_dataset import decode, open_data
 from segnet_jax.runs.out_of_memory import check_memory, explain_out_of_memory
 from segnet_jax.runs.result import by_statistics, recipe, recompute_statistics, summarize_images
 from segnet_jax.system.callable_module import make_callable
@@ -37,10 +37,10 @@ from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import DiskFull, UserError, is_disk_full
 from segnet_jax.system.files import atomic_write_json, atomic_write_text, check_distinct, check_place, write_result
-from segnet_jax.training.devices import start_devices
+from segnet_jax.training.choose_devices import start_devices
+from segnet_jax.training.custom_objects import NO_OBJECTS, CustomObjects, missing
 from segnet_jax.training.network_source import is_exported, local_folder, read_network_config
-from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects, missing
-from segnet_jax.training.restored import BatchNormChoice, CheckpointChoice, restore
+from segnet_jax.training.restore_network import BatchNormChoice, CheckpointChoice, restore
 
 DESCRIPTION = """Score a checkpoint of a run, or the mean probabilities of several runs, on every image of a split.
 
@@ -130,7 +130,7 @@ def evaluate(options: EvaluateOptions) -> int:
     return 0
 
 
-def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = NO_OBJECTS) -> dict[str, Any]:
+def evaluate_to_json(options: EvaluateOptions, own: CustomObjects = NO_OBJECTS) -> dict[str, Any]:
     """Evaluate a run, print the score table, write the requested files, and return the content of `--json`.
 
     Raises:
@@ -184,7 +184,7 @@ def evaluate_to_json(options: EvaluateOptions, own: OwnObjects = NO_OBJECTS) -> 
     return summary
 
 
-def _open(options: EvaluateOptions, own: OwnObjects) -> Subject:
+def _open(options: EvaluateOptions, own: CustomObjects) -> Subject:
     trained = read_network_config(options.run, options.network, options.more_runs)
     check_has_dataset(options.run, options.data)
     own_of_first = own if not options.more_runs or missing("model", trained.own) else NO_OBJECTS

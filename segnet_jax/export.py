@@ -15,31 +15,31 @@ import numpy as np
 import tyro
 
 from segnet_jax.config.fields import Config
+from segnet_jax.config.flag_specs import CustomNetwork, File, Folder, ImageSize, RunFolder
 from segnet_jax.config.flags import parse_flags
-from segnet_jax.config.options import CustomNetwork, File, Folder, ImageSize, RunFolder
 from segnet_jax.constants import RGB, Pixels
 from segnet_jax.data.dataset import evenly_spaced
 from segnet_jax.data.input_pipeline.cache import streamed
-from segnet_jax.exporting import card, stablehlo
+from segnet_jax.exporting import model_card, stablehlo
+from segnet_jax.exporting.exported_network import ExportedNetwork, describe_images
 from segnet_jax.exporting.formats import FILES, MODULES, Format, check_libraries, library_versions
 from segnet_jax.exporting.output_folder import REPORT_FILE, explain_disk_errors, make_folder, move, read_earlier_report
 from segnet_jax.exporting.parity import Parity, compare
-from segnet_jax.exporting.subject import ExportedNetwork, describe_images
 from segnet_jax.inference.network import folded
 from segnet_jax.reporting.environment import versions
 from segnet_jax.runs import run_folder
-from segnet_jax.runs.card_facts import card_facts
-from segnet_jax.runs.checks import check_has_dataset
-from segnet_jax.runs.dataset import open_data, validation_split
+from segnet_jax.runs.config_checks import check_has_dataset
+from segnet_jax.runs.load_dataset import open_data, validation_split
+from segnet_jax.runs.model_card_facts import card_facts
 from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system.command import run_command
 from segnet_jax.system.compilation_cache import keep_no_paths
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import ExitError, UserError
 from segnet_jax.system.files import atomic_write_json, check_place, sum_of_file, write_result
-from segnet_jax.training.devices import start_devices
+from segnet_jax.training.choose_devices import start_devices
 from segnet_jax.training.network_source import NETWORK_FIELDS, READING_FIELDS, local_folder, read_network_config
-from segnet_jax.training.restored import CheckpointChoice, restore
+from segnet_jax.training.restore_network import CheckpointChoice, restore
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +109,10 @@ def export(options: ExportOptions) -> int:
     out = pathlib.Path(options.out or pathlib.Path(run) / EXPORT_FOLDER)
     check_place("json", options.json, made=out)
     json_path = pathlib.Path(options.json)
-    if json_path.name in (REPORT_FILE, card.FILE, *FILES.values()) and json_path.absolute().parent == out.absolute():
+    if (
+        json_path.name in (REPORT_FILE, model_card.FILE, *FILES.values())
+        and json_path.absolute().parent == out.absolute()
+    ):
         raise UserError(f"--json {options.json} is a file of the export itself; choose another file")
     formats = tuple(dict.fromkeys(options.format))
     config = read_network_config(run, options.network)
@@ -122,7 +125,7 @@ def export(options: ExportOptions) -> int:
             f"--format onnx supports SegNet and U-Net, not the network of {options.run}; use --format stablehlo or "
             "safetensors"
         )
-    names = [FILES[name] for name in formats] + [card.FILE] * ("safetensors" in formats)
+    names = [FILES[name] for name in formats] + [model_card.FILE] * ("safetensors" in formats)
     earlier = read_earlier_report(out, names, options.overwrite)
     keep_no_paths()
     subject = _subject(options, config)
@@ -133,12 +136,14 @@ def export(options: ExportOptions) -> int:
             logger.info(f"writing {name}")
             MODULES[name].write(subject, path)
         if "safetensors" in formats:
-            (pathlib.Path(temporary) / card.FILE).write_text(card.card(card_facts(run, config, subject)), "utf-8")
+            (pathlib.Path(temporary) / model_card.FILE).write_text(
+                model_card.card(card_facts(run, config, subject)), "utf-8"
+            )
         parities = _compare(subject, exports, images)
         discarded = _check_parity(parities, options.accept_mismatch)
         kept = [name for name in formats if name not in discarded]
         reports = {name: _report(name, subject, exports[name], out, parities[name]) for name in kept}
-        for name in [FILES[name] for name in kept] + [card.FILE] * ("safetensors" in kept):
+        for name in [FILES[name] for name in kept] + [model_card.FILE] * ("safetensors" in kept):
             move(pathlib.Path(temporary) / name, out / name)
         if kept:
             atomic_write_json(out / REPORT_FILE, earlier | reports)
@@ -262,7 +267,7 @@ def _report(
     """Return the report entry of one format, JSON-serializable."""
     files = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
     if name == "safetensors":
-        files.append(path.with_name(card.FILE))
+        files.append(path.with_name(model_card.FILE))
     return {
         "files": {each.relative_to(path.parent).as_posix(): sum_of_file(each) for each in files},
         "bytes": sum(each.stat().st_size for each in files),

@@ -18,12 +18,13 @@ from segnet_jax.benchmarks.portability.lowering import PLATFORMS
 from segnet_jax.benchmarks.portability.results import read_written
 from segnet_jax.benchmarks.portability.side_by_side import as_markdown, compare_machines, is_page, print_comparison
 from segnet_jax.config.fields import Config
+from segnet_jax.config.flag_specs import DataFolder, File, Files, Name, NumDevices, RunFolder
 from segnet_jax.config.flags import parse_flags
-from segnet_jax.config.options import DataFolder, File, Files, Name, NumDevices, RunFolder
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.reporting.environment import environment, versions
-from segnet_jax.system.called import as_called
 from segnet_jax.system.command import run_command
+from segnet_jax.system.command_name import as_called
+from segnet_jax.system.did_you_mean import nearest_hint
 from segnet_jax.system.errors import UserError, listed
 from segnet_jax.system.files import (
     atomic_write_bytes,
@@ -34,7 +35,6 @@ from segnet_jax.system.files import (
     write_result,
 )
 from segnet_jax.system.flag_names import option_of
-from segnet_jax.system.nearest import nearest_hint
 
 PROG = "segnet_jax.portability"
 OVERVIEW = """usage: python -m segnet_jax.portability lower|compile|measure|report ...
@@ -137,7 +137,7 @@ def lower(config: Config, out: pathlib.Path, platforms: Sequence[str], run: str 
     import jax
 
     from segnet_jax.benchmarks.portability.steps import StepConstants, lower_steps
-    from segnet_jax.runs.checks import check_network
+    from segnet_jax.runs.config_checks import check_network
     from segnet_jax.system.compilation_cache import keep_no_paths
 
     check_network(dataclasses.replace(config, init="none"))  # the programs take the weights as arguments
@@ -227,7 +227,7 @@ def measure(options: MeasureOptions) -> int:
       UserError: If the run or dataset is missing, or the file cannot be written.
       OutOfMemory: If float32 does not fit into memory.
     """
-    from segnet_jax.benchmarks.portability.machine import Machine
+    from segnet_jax.benchmarks.portability.measure import Machine
     from segnet_jax.runs.out_of_memory import explain_out_of_memory
 
     check_place("json", options.json)

@@ -18,14 +18,14 @@ import tyro
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import is_run
+from segnet_jax.config.flag_specs import CustomNetwork, File, Folder, ImageSize, NumDevices, RunFolder, Section
 from segnet_jax.config.flags import parse_flags
-from segnet_jax.config.options import CustomNetwork, File, Folder, ImageSize, NumDevices, RunFolder, Section
 from segnet_jax.constants import RGB, VOID
 from segnet_jax.data.images.picture_header import MAX_PIXELS, largest_image
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.inference.averaging import TTA, Views, average
-from segnet_jax.inference.ensemble import open_others
+from segnet_jax.inference.ensemble_members import open_others
 from segnet_jax.inference.labels import find_labels, rule_of
 from segnet_jax.inference.network import folded, unfolded
 from segnet_jax.inference.outputs import LabelScoring, Outputs, check_free, output_suffixes, print_totals
@@ -33,11 +33,11 @@ from segnet_jax.inference.prediction_pipeline import segment_all
 from segnet_jax.inference.predictor import Predictor, Size, Sizing
 from segnet_jax.inference.sampling import check_samples
 from segnet_jax.inference.sources import Source, find_sources, name_outputs
-from segnet_jax.inference.temperature import conditions, read_temperature
+from segnet_jax.inference.stored_temperature import conditions, read_temperature
 from segnet_jax.inference.video import load_av
 from segnet_jax.reporting import prediction_files
 from segnet_jax.runs import run_folder
-from segnet_jax.runs.dataset import read_options_of
+from segnet_jax.runs.load_dataset import read_options_of
 from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system.bucket_address import is_bucket
 from segnet_jax.system.command import run_command
@@ -45,9 +45,9 @@ from segnet_jax.system.disk import DiskRetry
 from segnet_jax.system.errors import OutOfMemory, Stopped, UserError, UserErrors, is_out_of_memory
 from segnet_jax.system.files import check_distinct, check_place, write_result
 from segnet_jax.system.signals import Stop
-from segnet_jax.training.devices import start_devices
+from segnet_jax.training.choose_devices import start_devices
 from segnet_jax.training.network_source import is_exported, local_folder, read_network_config
-from segnet_jax.training.restored import CheckpointChoice, restore
+from segnet_jax.training.restore_network import CheckpointChoice, restore
 from segnet_jax.weights.hub import is_repository
 
 logger = logging.getLogger(__name__)

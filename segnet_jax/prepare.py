@@ -14,8 +14,8 @@ from segnet_jax.data.camvid.prepared import find_prepared
 from segnet_jax.data.camvid.write_records import make_archive_records, make_records
 from segnet_jax.data.camvid_frames import split_names
 from segnet_jax.data.layouts import camvid
-from segnet_jax.system.called import as_called
 from segnet_jax.system.command import run_command
+from segnet_jax.system.command_name import as_called
 from segnet_jax.system.console import echo
 from segnet_jax.system.download import fetch
 from segnet_jax.system.errors import UserError

@@ -11,17 +11,17 @@ from typing import Annotated, Any
 import tyro
 
 from segnet_jax.config.files import CONFIG_FILE, missing_run_message
+from segnet_jax.config.flag_specs import File, Files, RunFolders
 from segnet_jax.config.flags import parse_flags
-from segnet_jax.config.options import File, Files, RunFolders
 from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.classes import class_rows
 from segnet_jax.reporting.page.compare import comparison
-from segnet_jax.reporting.page.draw import REPORT_FILE, comparison_html, is_report, write_page
-from segnet_jax.reporting.page.own_results import average_over_seeds, from_evaluation, from_run
+from segnet_jax.reporting.page.render import REPORT_FILE, comparison_html, is_report, write_page
 from segnet_jax.reporting.page.run_summary import RunSummary, read_run_summary, worst_accuracies
+from segnet_jax.reporting.page.seed_averages import average_over_seeds, from_evaluation, from_run
 from segnet_jax.reporting.published import compare_with_published, print_published
 from segnet_jax.reporting.tables import percent
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import UserError
@@ -187,9 +187,9 @@ def _run_folder(run: str) -> pathlib.Path:
       UserError: If the folder does not exist or is not a run folder.
     """
     folder = pathlib.Path(run)
-    if not os.path.isdir(folder) or not confined.is_file(folder, CONFIG_FILE):
+    if not os.path.isdir(folder) or not untrusted_files.is_file(folder, CONFIG_FILE):
         raise UserError(missing_run_message(folder))
-    confined.check_tree(folder)
+    untrusted_files.check_tree(folder)
     return folder
 
 

@@ -9,9 +9,9 @@ from segnet_jax.runs.trainer import Trainer
 from segnet_jax.system import logs
 from segnet_jax.system.callable_module import make_callable
 from segnet_jax.system.command import run_command
-from segnet_jax.training.own_augmentation import OwnAugmentation
-from segnet_jax.training.own_network import import_given
-from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects
+from segnet_jax.training.custom_augmentation import CustomAugmentation
+from segnet_jax.training.custom_network import import_given
+from segnet_jax.training.custom_objects import NO_OBJECTS, CustomObjects
 
 DESCRIPTION = """Train SegNet and write a run folder with checkpoints, metrics, figures and a report.
 After an interruption, a kill or a full disk, the same command resumes the run.
@@ -28,10 +28,10 @@ def main() -> int:
     args = sys.argv[1:]
     config = parse_config(args, prog="segnet_jax.train", description=DESCRIPTION, defaults=default_config)
     import_given(args)
-    return train(config, OwnObjects(augment=OwnAugmentation.named(config.augment, args)))
+    return train(config, CustomObjects(augment=CustomAugmentation.named(config.augment, args)))
 
 
-def train(config: Config, own: OwnObjects = NO_OBJECTS) -> int:
+def train(config: Config, own: CustomObjects = NO_OBJECTS) -> int:
     """Train or resume a run, cross-validate, or run a learning-rate range test, by the config; return exit code 0.
 
     Raises:

@@ -20,7 +20,7 @@ from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.data.labels.label_mapping import TUTORIAL
 from segnet_jax.data.layouts import camvid
 from segnet_jax.runs import find_run
-from segnet_jax.training import devices
+from segnet_jax.training import choose_devices
 from segnet_jax.training import manifest as training_manifest
 
 # --- the official archives ---
@@ -123,7 +123,7 @@ def config(text):
 
 
 def with_gpu(monkeypatch, folder):
-    monkeypatch.setattr(devices, "NVIDIA_DRIVER", folder)
+    monkeypatch.setattr(choose_devices, "NVIDIA_DRIVER", folder)
 
 
 CONFIG = ("--config", "{folder}/../config.toml")

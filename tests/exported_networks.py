@@ -8,7 +8,7 @@ import pytest
 from random_variables import random_variables
 
 from segnet_jax.constants import RGB, Pixels
-from segnet_jax.exporting.subject import ExportedNetwork
+from segnet_jax.exporting.exported_network import ExportedNetwork
 from segnet_jax.nn import SegNet, SegNetBasic, UNet, fold_batch_norm
 from segnet_jax.nn.preprocessing import RAW, TORCH, Preprocessing
 

@@ -230,11 +230,11 @@ def install(faults: Faults) -> None:
     from segnet_jax.data.input_pipeline import cache, class_counts
     from segnet_jax.distributed.data_parallel import AheadOfTime
     from segnet_jax.reporting import metrics_log, run_logger
-    from segnet_jax.runs import dataset  # noqa: F401
+    from segnet_jax.runs import load_dataset  # noqa: F401
     from segnet_jax.system import files
     from segnet_jax.training import checkpoint_folders, checkpoints, manifest
 
-    faults.before(dataset, "open_data", "starting: data")
+    faults.before(load_dataset, "open_data", "starting: data")
     faults.advancing(class_counts, "count_labels", "starting: counting", 3)
     faults.advancing(cache, "_decode", "starting: decoding", 2)
     faults.before(checkpoints.Checkpoints, "restore", "starting: restore")

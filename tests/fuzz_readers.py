@@ -216,7 +216,7 @@ _METRICS = b'{"kind": "train", "step": 3, "loss": 1.5}\n{"kind": "val", "step": 
 
 def _run(folder):
     from segnet_jax.config.files import read_run
-    from segnet_jax.training.experiment import overrides
+    from segnet_jax.training.experiment_check import overrides
 
     def read(data):
         config, _, changes = data.partition(b"\0changes\0")

@@ -743,7 +743,7 @@ def open_config(path):
 def open_run(path):
     from segnet_jax.config.files import read_run
     from segnet_jax.reporting.metrics_log import read_metrics
-    from segnet_jax.training.experiment import overrides
+    from segnet_jax.training.experiment_check import overrides
 
     read_run(path)
     overrides(path)

@@ -7,7 +7,7 @@ from random_variables import random_variables
 from segnet_jax.config.fields import Config
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.distributed.data_parallel import choose_devices, replicate
-from segnet_jax.training import build
+from segnet_jax.training import build_model
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.state import create_state
 
@@ -37,8 +37,8 @@ def make_run(folder, classes=CAMVID, changed_meta=None, **settings):
     folder.mkdir(parents=True)
     (folder / "config.toml").write_text(config.to_toml())
     devices = choose_devices("1")
-    model = build.build_model(config, len(classes), "float32")
-    optimizer, _ = build.build_optimizer(config, model, steps_per_epoch=1)
+    model = build_model.build_model(config, len(classes), "float32")
+    optimizer, _ = build_model.build_optimizer(config, model, steps_per_epoch=1)
     meta = {
         "classes": list(classes.names),
         "colors": list(map(list, classes.colors)),

@@ -43,10 +43,10 @@ from segnet_jax.distributed.data_parallel import (  # noqa: E402
 from segnet_jax.nn.preprocessing import TORCH  # noqa: E402
 from segnet_jax.nn.segnet import SegNet  # noqa: E402
 from segnet_jax.training.checkpoints import Checkpoints  # noqa: E402
-from segnet_jax.training.inputs import training_input  # noqa: E402
 from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer  # noqa: E402
-from segnet_jax.training.settings import StepSettings  # noqa: E402
 from segnet_jax.training.state import create_state, init_variables  # noqa: E402
+from segnet_jax.training.step_inputs import training_input  # noqa: E402
+from segnet_jax.training.step_settings import StepSettings  # noqa: E402
 from segnet_jax.training.steps import train_steps  # noqa: E402
 
 random = np.random.default_rng(0)

@@ -18,11 +18,11 @@ import numpy as np
 from segnet_jax.config import files
 from segnet_jax.metrics.confusion import confusion_matrix
 from segnet_jax.nn.preprocessing import normalize
-from segnet_jax.runs.dataset import decode, open_data
+from segnet_jax.runs.load_dataset import decode, open_data
 from segnet_jax.runs.result import by_statistics
 from segnet_jax.training import checkpoint_folders
-from segnet_jax.training.devices import start_devices
-from segnet_jax.training.restored import restore
+from segnet_jax.training.choose_devices import start_devices
+from segnet_jax.training.restore_network import restore
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from segnet_jax.metrics.calibration import COVERAGES, accuracy_over_coverage, ca
 from segnet_jax.metrics.confusion import confusion_matrix, scores
 from segnet_jax.metrics.uncertainty import entropy, uncertainty
 from segnet_jax.reporting.environment import commit, versions
-from segnet_jax.runs.dataset import decode, open_data
+from segnet_jax.runs.load_dataset import decode, open_data
 from segnet_jax.system.files import atomic_write_json, plain
 
 HERE = pathlib.Path(__file__).resolve().parent

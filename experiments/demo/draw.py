@@ -21,7 +21,7 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.reporting.figures import prediction_pictures
 from segnet_jax.reporting.metrics_log import read_metrics
-from segnet_jax.reporting.page.draw import write_report
+from segnet_jax.reporting.page.render import write_report
 from segnet_jax.reporting.training_plot import training_plot
 
 FOLDER = pathlib.Path(__file__).parent

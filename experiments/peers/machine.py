@@ -12,7 +12,7 @@ import torch
 from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import Devices
 from segnet_jax.system.errors import UserError
-from segnet_jax.training.devices import start_devices
+from segnet_jax.training.choose_devices import start_devices
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

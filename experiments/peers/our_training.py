@@ -9,10 +9,10 @@ from problem import LOSS_SCALE, Parameters, Problem
 from segnet_jax.distributed.data_parallel import replicate
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.preprocessing import TORCH, normalize
-from segnet_jax.training import build, build_steps
-from segnet_jax.training.inputs import Input, as_sent
+from segnet_jax.training import build_model, build_steps
 from segnet_jax.training.precision import LossScale
 from segnet_jax.training.state import create_state
+from segnet_jax.training.step_inputs import Input, as_sent
 
 
 class OurTraining:
@@ -22,7 +22,7 @@ class OurTraining:
         devices = machine.devices
         self._machine = machine
         self._model = problem.model(machine)
-        settings = build.step_settings(problem.config, self._model, problem.class_weights, TORCH)
+        settings = build_model.step_settings(problem.config, self._model, problem.class_weights, TORCH)
         state = create_state(problem.variables, settings.optimizer, machine.precision)
         if state.loss_scale is not None:
             state = state.replace(loss_scale=LossScale(jnp.float32(LOSS_SCALE), jnp.int32(0)))

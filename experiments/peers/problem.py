@@ -10,7 +10,7 @@ from machine import Machine
 from segnet_jax.config.fields import Config
 from segnet_jax.data.synthetic.street_scenes import street_scenes
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.training import build
+from segnet_jax.training import build_model
 from segnet_jax.training.state import variable_shapes
 
 NUM_CLASSES = 11
@@ -41,7 +41,7 @@ class Problem:
 
     def model(self, machine: Machine) -> SegNet:
         """Return our network, for training."""
-        return build.build_model(self.config, NUM_CLASSES, machine.precision)
+        return build_model.build_model(self.config, NUM_CLASSES, machine.precision)
 
 
 def draw_problem(batch_size: int, image_size: tuple[int, int], width: float) -> Problem:
@@ -50,7 +50,7 @@ def draw_problem(batch_size: int, image_size: tuple[int, int], width: float) -> 
     scenes = street_scenes(batch_size, 1, *image_size, seed=0).splits["train"]
     image, label = (np.stack(arrays) for arrays in zip(*map(scenes.read, range(batch_size)), strict=True))
     label[:, : image_size[0] // 8] = 255  # VOID
-    model = build.build_model(config, NUM_CLASSES, "float32")
+    model = build_model.build_model(config, NUM_CLASSES, "float32")
     class_weights = np.linspace(0.5, 2, NUM_CLASSES, dtype=np.float32)
     return Problem(config, _draw_variables(model), image, label, class_weights)
 

@@ -33,12 +33,12 @@ from attack_inputs import (
     a_socket,
     both,
     calling,
+    custom_code,
     endless,
     file,
     flagged,
     line,
     link_to_victim,
-    own_code,
     replaced,
     setting,
     sparse,
@@ -61,7 +61,7 @@ def feature_attacks() -> list[Attack]:
         *links(),
         *keys(),
         *addresses(),
-        *own_modules(),
+        *custom_modules(),
         *experiments(),
         *bounds(),
         *hostile_buckets(),
@@ -161,7 +161,7 @@ def addresses():
         yield Attack(kind, "coordinator", command, line('coordinator = "192.0.2.1:80"'))
 
 
-def own_modules():
+def custom_modules():
     """Yield files that name a module, which writes a file if it is imported."""
     kind, evil = "own code", stand_in("evil", CODE)
     for name, value in (("network", "evil:Network"), ("augment", "evil:jitter"), ("own", "model=evil.Network")):
@@ -177,9 +177,11 @@ def own_modules():
         yield Attack(kind, f"{name} of the first fold", "folds", both(evil, first_fold(setting(name, value))))
     for command in ("train", "evaluate", "predict", "export"):
         codes = (2,) if command == "train" else (0, 2)
-        made = own_code(name="augment", value='"evil:hook"')
+        made = custom_code(name="augment", value='"evil:hook"')
         yield Attack(kind, "an augmentation", command, made, codes)
-        yield Attack(kind, "a network given from Python", command, own_code(name="own", value='["model=evil.Network"]'))
+        yield Attack(
+            kind, "a network given from Python", command, custom_code(name="own", value='["model=evil.Network"]')
+        )
     grid = sweep("", '[grid]\nnetwork = ["evil:Network"]\n')
     yield Attack(kind, "a network in [grid]", "sweep", both(evil, grid))
     lr = sweep('lr_mult = ["--network=evil:Network"]\n')

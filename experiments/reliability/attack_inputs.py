@@ -87,7 +87,7 @@ def line(content: str) -> Prepare:
     return config(lambda text: f"{text}{content}\n")
 
 
-def own_code(content: str | None = None, name: str = "", value: str = "") -> Prepare:
+def custom_code(content: str | None = None, name: str = "", value: str = "") -> Prepare:
     """Name a module in the config, placed next to and in the run, that writes to the victim's folder if imported."""
 
     def prepare(run, folder):

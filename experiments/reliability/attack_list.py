@@ -10,6 +10,7 @@ from attack_inputs import (
     a_socket,
     both,
     calling,
+    custom_code,
     endless,
     evaluation,
     file,
@@ -21,7 +22,6 @@ from attack_inputs import (
     meta,
     metrics,
     not_finite,
-    own_code,
     replaced,
     sealed,
     setting,
@@ -77,7 +77,7 @@ def attacks() -> list[Attack]:
         *control_characters(),
         *overwriting(),
         *exit_codes(),
-        *own_modules(),
+        *custom_modules(),
         *small(),
         *images(),  # these take long
     ]
@@ -272,15 +272,15 @@ def exit_codes():
         yield Attack(kind, "a name of 300 letters", command, flagged(flag, f"{{folder}}/{long}"))
 
 
-def own_modules():
+def custom_modules():
     """Yield configs that name a module next to the run that writes a file if imported."""
     for command in (*READERS, "init-run", "measure", "lower"):
         codes = (0, 2) if command == "report" else (2,)
-        yield Attack("own code", "a network", command, own_code(name="network", value='"evil:Network"'), codes)
+        yield Attack("own code", "a network", command, custom_code(name="network", value='"evil:Network"'), codes)
         yield Attack(
-            "own code", "a file as an optimizer", command, own_code(name="optimizer", value='"evil.py"'), codes
+            "own code", "a file as an optimizer", command, custom_code(name="optimizer", value='"evil.py"'), codes
         )
-        yield Attack("own code", "a hook", command, own_code('hook = "evil:hook"'), codes)
+        yield Attack("own code", "a hook", command, custom_code('hook = "evil:hook"'), codes)
 
 
 def small():

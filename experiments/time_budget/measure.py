@@ -67,10 +67,10 @@ def measure(data: str, folder: pathlib.Path) -> dict[str, float]:
     from segnet_jax.config.fields import Config
     from segnet_jax.config.files import read_config
     from segnet_jax.constants import VOID
-    from segnet_jax.metrics.matching import count_pairs
+    from segnet_jax.metrics.boundary_matching import count_pairs
     from segnet_jax.nn.preprocessing import TORCH
     from segnet_jax.reporting.figures import prediction_pictures
-    from segnet_jax.reporting.page.draw import write_report
+    from segnet_jax.reporting.page.render import write_report
     from segnet_jax.reporting.training_plot import training_plot
     from segnet_jax.runs import setup as runs_setup
     from segnet_jax.training.checkpoints import Checkpoints

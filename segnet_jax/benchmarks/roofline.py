@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from segnet_jax.benchmarks.program_counts import flop, products_of
-from segnet_jax.nn.contract import NetworkContract, collect_taps, frozen_layers
+from segnet_jax.nn.network_interface import NetworkInterface, collect_taps, frozen_layers
 from segnet_jax.training.state import split_layers
 
 
@@ -30,7 +30,7 @@ class Work:
     infer_bytes: float
 
 
-def work_of(model: NetworkContract, height: int, width: int, channels: int = 3) -> Work:
+def work_of(model: NetworkInterface, height: int, width: int, channels: int = 3) -> Work:
     """Count a network's operations from its traced programs, and its memory traffic in the model's dtype.
 
     Training the published network at 360x480 needs 640 GFLOP per image and, in 16 bits, moves 2.4 GB.

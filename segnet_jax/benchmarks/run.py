@@ -13,12 +13,12 @@ import tyro
 from segnet_jax.benchmarks import throughput
 from segnet_jax.benchmarks.table import print_measurements
 from segnet_jax.config.fields import Config
-from segnet_jax.config.options import DataFolder, File, ImageSize, NumDevices, Section
+from segnet_jax.config.flag_specs import DataFolder, File, ImageSize, NumDevices, Section
 from segnet_jax.reporting.environment import environment
 from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import check_place, read_own_json, write_result
-from segnet_jax.training.devices import start_devices
+from segnet_jax.training.choose_devices import start_devices
 
 Part = Literal["train", "epoch", "infer", "input", "pooling", "scaling", "all"]
 

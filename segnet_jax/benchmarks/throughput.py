@@ -29,12 +29,18 @@ from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.pooling import max_pool_with_code, unpool
 from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.nn.segnet import SegNet
-from segnet_jax.runs.dataset import decode, open_data, validation_split
+from segnet_jax.runs.load_dataset import decode, open_data, validation_split
 from segnet_jax.system.errors import is_out_of_memory
-from segnet_jax.training import build, build_steps
-from segnet_jax.training.devices import device_shard, steps_per_dispatch
-from segnet_jax.training.inputs import Input, choose_placement, evaluation_input, split_into_dispatches, training_input
+from segnet_jax.training import build_model, build_steps
+from segnet_jax.training.choose_devices import device_shard, steps_per_dispatch
 from segnet_jax.training.state import create_state, init_variables
+from segnet_jax.training.step_inputs import (
+    Input,
+    choose_placement,
+    evaluation_input,
+    split_into_dispatches,
+    training_input,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +74,7 @@ class BenchmarkSetup:
     @property
     def model(self) -> SegNet:
         """The network to measure."""
-        return build.build_model(self.config, NUM_CLASSES, self.precision)
+        return build_model.build_model(self.config, NUM_CLASSES, self.precision)
 
     def timed(self, run: Callable[[int], object], steps_per_dispatch: int = 1) -> Timing:
         """Time a step; `run(n)` makes n calls of `steps_per_dispatch` steps each."""
@@ -118,7 +124,7 @@ class TimedTrainer:
         model, devices = setup.model, setup.devices
         variables = init_variables(model, seed=0)
         self.source = source
-        self.step_settings = build.step_settings(config, model, jnp.ones(NUM_CLASSES), TORCH)
+        self.step_settings = build_model.step_settings(config, model, jnp.ones(NUM_CLASSES), TORCH)
         self._device = devices.local[0]
         self.state = replicate(create_state(variables, self.step_settings.optimizer, setup.precision), devices)
         self.step = build_steps.build_train_step(source, devices, self.step_settings)

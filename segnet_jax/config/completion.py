@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import protocol_names
-from segnet_jax.config.options import CONFIG_FLAG, Flag, flags_of, with_own
+from segnet_jax.config.flag_specs import CONFIG_FLAG, Flag, flags_of, with_own
 
 _GENERAL = ("--help", "--help-all", "--quiet", "--verbose")
 _INITIAL_WEIGHTS = ("vgg16", "vgg16_bn", "vgg19", "none")

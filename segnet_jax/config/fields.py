@@ -9,10 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from tyro.conf import arg
 
-from segnet_jax.config.class_weights import ClassWeights, given_weights
+from segnet_jax.config.class_weights_flag import ClassWeights, given_weights
 from segnet_jax.config.field_checks import check_fields
-from segnet_jax.config.multipliers import check_multipliers
-from segnet_jax.config.options import (
+from segnet_jax.config.flag_specs import (
     ClassNames,
     DataFolder,
     Degrees,
@@ -31,6 +30,7 @@ from segnet_jax.config.options import (
     ValueMap,
     check_network_name,
 )
+from segnet_jax.config.lr_multipliers import check_multipliers
 from segnet_jax.config.ranges import MAX_STAGES, check_ranges
 from segnet_jax.config.toml_form import hash_of, toml_of
 
@@ -277,7 +277,7 @@ class Config:
         return self.image_size if self.crop == (0, 0) else self.crop
 
     @property
-    def has_own_network(self) -> bool:
+    def has_custom_network(self) -> bool:
         """Whether the network may be a custom one, with any number of parameters."""
         return bool(self.own) or ":" in self.network
 

@@ -11,10 +11,10 @@ from importlib import resources
 from typing import Any, Literal
 
 from segnet_jax.config.fields import FORMAT_VERSION, OF_THIS_START, Config, on_resume
-from segnet_jax.system import bounded_toml, confined
+from segnet_jax.system import bounded_toml, untrusted_files
+from segnet_jax.system.did_you_mean import nearest_hint
 from segnet_jax.system.errors import UserError, listed, shown
 from segnet_jax.system.flag_names import option_of
-from segnet_jax.system.nearest import nearest_hint
 
 BATCH_OF_A_DEVICE = ("camvid-matlab-2018",)
 """Protocols whose batch size is per device; for all others it is the total batch of a step."""
@@ -71,7 +71,7 @@ def _of_a_start(values: dict[str, Any]) -> list[str]:
 def _read(folder: pathlib.Path, name: str, path: pathlib.Path) -> dict[str, Any]:
     """Read the values of a TOML file without following a link; `path` names it in error messages."""
     try:
-        values = bounded_toml.loads(confined.read_bytes(folder, name, most=bounded_toml.MOST_BYTES).decode())
+        values = bounded_toml.loads(untrusted_files.read_bytes(folder, name, most=bounded_toml.MOST_BYTES).decode())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the config {path}: {getattr(error, 'strerror', None) or error}") from None
     except ValueError as error:  # also raised for huge integers and deep nesting
@@ -178,7 +178,7 @@ def read_run(folder: str | pathlib.Path) -> Config:
     folder = pathlib.Path(folder)
     if not is_run(folder):
         raise UserError(missing_run_message(folder))
-    confined.check_tree(folder)
+    untrusted_files.check_tree(folder)
     return read_whole_config(folder, CONFIG_FILE)
 
 
@@ -188,7 +188,7 @@ def read_run_in(folder: str | pathlib.Path, name: str) -> Config:
     Raises:
       UserError: If it is one, or `read_run` raises it.
     """
-    confined.check_folder(folder, name)
+    untrusted_files.check_folder(folder, name)
     return read_run(pathlib.Path(folder, name))
 
 

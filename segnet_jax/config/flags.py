@@ -9,14 +9,14 @@ import pathlib
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from segnet_jax.config.command_line_checks import check_spelling, with_unions_last
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import is_run, protocol_summaries, read_config, read_protocol, read_run, read_run_in
+from segnet_jax.config.flag_specs import CONFIG_FLAG, Flag, flags_of, with_own
 from segnet_jax.config.help import help_text
-from segnet_jax.config.options import CONFIG_FLAG, Flag, flags_of, with_own
-from segnet_jax.config.spelling import check_spelling, with_unions_last
 from segnet_jax.system import logs
 from segnet_jax.system.bucket_address import remember_named
-from segnet_jax.system.called import as_called
+from segnet_jax.system.command_name import as_called
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.flag_names import option_of
 

@@ -5,8 +5,8 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from segnet_jax.config.options import Flag
-from segnet_jax.system.called import as_called
+from segnet_jax.config.flag_specs import Flag
+from segnet_jax.system.command_name import as_called
 
 MAX_WIDTH = 100
 _GENERAL = (

@@ -21,9 +21,9 @@ from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, StoredL
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
 from segnet_jax.data.layouts import camvid, cityscapes, fastai, known_layouts, label_studio, pascal_voc
 from segnet_jax.data.layouts import folder as own_folder
-from segnet_jax.data.layouts.contents import describe_contents
+from segnet_jax.data.layouts.describe_folder import describe_contents
 from segnet_jax.data.layouts.folder import IMAGES, LABELS
-from segnet_jax.data.layouts.names.match_names import is_litter
+from segnet_jax.data.layouts.names.match_labels import is_litter
 from segnet_jax.data.layouts.names.split_lists import is_pair, read_lines
 from segnet_jax.data.layouts.pairs import LayoutFiles, open_pairs
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed

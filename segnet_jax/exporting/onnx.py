@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from segnet_jax.constants import RGB
+from segnet_jax.exporting.exported_network import ExportedNetwork
 from segnet_jax.exporting.parity import PredictFn
-from segnet_jax.exporting.subject import ExportedNetwork
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.nn.unet import UNet

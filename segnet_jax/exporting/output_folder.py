@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import DiskFailed, DiskFull, ExitError, UserError, disk_refusal, is_disk_full, listed
 
 REPORT_FILE = "export.json"
@@ -26,7 +26,7 @@ def read_earlier_report(out: pathlib.Path, names: Sequence[str], overwrite: bool
         )
     path = out / REPORT_FILE
     try:
-        report = confined.read_json(out, REPORT_FILE) if os.path.lexists(path) else {}
+        report = untrusted_files.read_json(out, REPORT_FILE) if os.path.lexists(path) else {}
         if not isinstance(report, dict):
             raise TypeError("a report is a table")
         known = {file: checksum for name in report for file, checksum in report[name]["files"].items()}
@@ -45,13 +45,13 @@ def _files_below(out: pathlib.Path, name: str) -> list[str]:
     """Return a file, or the files of a folder, as named in the report."""
     if not os.path.isdir(out / name) or os.path.islink(out / name):
         return [name]
-    return [file for inner in confined.names(out, name) for file in _files_below(out, f"{name}/{inner}")]
+    return [file for inner in untrusted_files.names(out, name) for file in _files_below(out, f"{name}/{inner}")]
 
 
 def _checksum(out: pathlib.Path, file: str) -> str:
     """Return the checksum of a file's content; empty if it is not a regular file."""
     with contextlib.suppress(OSError, UserError):
-        return confined.sum_of(out, file, sys.maxsize)
+        return untrusted_files.sum_of(out, file, sys.maxsize)
     return ""
 
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from segnet_jax.exporting.exported_network import ExportedNetwork
 from segnet_jax.exporting.parity import PredictFn
-from segnet_jax.exporting.subject import ExportedNetwork
 
 _PARTS = {  # Flax name -> PyTorch name
     ("params", "kernel"): "weight",

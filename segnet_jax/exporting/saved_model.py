@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import jax
 import numpy as np
 
+from segnet_jax.exporting.exported_network import PLATFORMS, ExportedNetwork
 from segnet_jax.exporting.parity import PredictFn
-from segnet_jax.exporting.subject import PLATFORMS, ExportedNetwork
 from segnet_jax.system.errors import UserError
 
 

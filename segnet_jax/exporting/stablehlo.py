@@ -6,8 +6,8 @@ import jax
 import numpy as np
 from jax import export
 
+from segnet_jax.exporting.exported_network import PLATFORMS, ExportedNetwork
 from segnet_jax.exporting.parity import PredictFn
-from segnet_jax.exporting.subject import PLATFORMS, ExportedNetwork
 
 MONTHS_READABLE, WEEKS_BEFORE = 6, 3
 """Backward and forward compatibility that JAX guarantees for exported programs (docs.jax.dev, export)."""

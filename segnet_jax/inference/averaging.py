@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from segnet_jax.inference.network import Network
+from segnet_jax.system.did_you_mean import nearest_hint
 from segnet_jax.system.errors import UserError
-from segnet_jax.system.nearest import nearest_hint
 
 TTA = Literal["none", "flip"]
 """Test-time augmentation by flipping; scales are a separate setting."""

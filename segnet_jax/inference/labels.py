@@ -10,7 +10,7 @@ from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, LabelRule, StoredLabels, make_label_rule
 from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.layouts.label_studio import masks_for_names
-from segnet_jax.data.layouts.names.match_names import labels_for_names
+from segnet_jax.data.layouts.names.match_labels import labels_for_names
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.inference.sources import Source
 from segnet_jax.system.errors import UserError, listed

@@ -15,7 +15,7 @@ from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.training import checkpoint_folders
-from segnet_jax.training.restored import Restored
+from segnet_jax.training.restore_network import Restored
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

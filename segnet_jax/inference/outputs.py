@@ -28,7 +28,7 @@ from segnet_jax.reporting.class_key import add_class_key
 from segnet_jax.reporting.colors import displayable
 from segnet_jax.reporting.figures import error_map
 from segnet_jax.reporting.tables import percent, print_table
-from segnet_jax.system import budget
+from segnet_jax.system import memory_budget
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 from segnet_jax.system.files import atomic_write_bytes
@@ -148,8 +148,8 @@ class Outputs:
 
     def image(self, source: Source, image: np.ndarray, prediction: Prediction) -> PredictionEntry:
         """Write the outputs of an image, uint8 or uint16 [H,W,C]; thread-safe."""
-        with budget.pictures.scope():
-            budget.pictures.announce(_BYTES_PER_PIXEL * image.shape[0] * image.shape[1])
+        with memory_budget.pictures.scope():
+            memory_budget.pictures.announce(_BYTES_PER_PIXEL * image.shape[0] * image.shape[1])
             return self._image(source, image, prediction)
 
     def _image(self, source: Source, image: np.ndarray, prediction: Prediction) -> PredictionEntry:
@@ -200,8 +200,8 @@ class Outputs:
     def count(self, prediction: Prediction) -> np.ndarray:
         """Count the pixels of each predicted class, int64 [C]."""
         if self.classes.multi_label:
-            return count_bits(budget.count_values(prediction.class_ids, 256), len(self.classes))
-        return budget.count_values(prediction.class_ids, len(self.classes))
+            return count_bits(memory_budget.count_values(prediction.class_ids, 256), len(self.classes))
+        return memory_budget.count_values(prediction.class_ids, len(self.classes))
 
     def row(
         self,

@@ -19,7 +19,7 @@ from segnet_jax.inference.predictor import Predictor, PreparedImage
 from segnet_jax.inference.sources import Source
 from segnet_jax.inference.video import Video, VideoWriter, camera_frame
 from segnet_jax.reporting import prediction_files
-from segnet_jax.system import budget
+from segnet_jax.system import memory_budget
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import Fault, Stopped, UserError
 from segnet_jax.system.signals import Stop
@@ -128,7 +128,7 @@ def _read(
     try:
         if source.kind == "camera":
             return prepare(camera_frame(int(str(source.path))))
-        with budget.pictures.scope():
+        with memory_budget.pictures.scope():
             return prepare(read_image(source.path, source.display_name, **read(source)))
     except UserError as error:
         return error

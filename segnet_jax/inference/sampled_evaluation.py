@@ -25,7 +25,7 @@ from segnet_jax.reporting.evaluations import write_uncertainty
 from segnet_jax.reporting.tables import percent
 from segnet_jax.system.console import echo
 from segnet_jax.training.build_steps import NUM_PICTURES
-from segnet_jax.training.inputs import Input
+from segnet_jax.training.step_inputs import Input
 
 
 @dataclass(frozen=True)

@@ -15,17 +15,17 @@ from segnet_jax.inference.averaging import AveragedNetwork, Views, average
 from segnet_jax.inference.network import Network, folded, unfolded
 from segnet_jax.inference.predictor import Predictor, Sizing
 from segnet_jax.inference.sampled_evaluation import SampledScores, score_samples
-from segnet_jax.inference.temperature import FittedTemperature, calibrate
+from segnet_jax.inference.stored_temperature import FittedTemperature, calibrate
 from segnet_jax.inference.tiled_evaluation import evaluate_tiles
 from segnet_jax.metrics.boundary import BoundaryF1
 from segnet_jax.reporting.evaluations import Images
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError
-from segnet_jax.training import build, build_steps, checkpoint_folders
-from segnet_jax.training.devices import device_shard
+from segnet_jax.training import build_model, build_steps, checkpoint_folders
+from segnet_jax.training.choose_devices import device_shard
 from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
-from segnet_jax.training.inputs import Input, choose_placement, evaluation_input
-from segnet_jax.training.restored import Restored
+from segnet_jax.training.restore_network import Restored
+from segnet_jax.training.step_inputs import Input, choose_placement, evaluation_input
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ def _of_whole_images(
 ) -> Callable[[dict[str, Any]], Scored]:
     """Return a function that evaluates the split with the network's variables and is compiled only once."""
     config, restored, devices = subject.config, subject.restored, subject.devices
-    settings = build.step_settings(
+    settings = build_model.step_settings(
         config,
         restored.model,
         checkpoint_folders.class_weights_of(restored.meta),

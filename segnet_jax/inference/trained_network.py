@@ -15,10 +15,10 @@ from segnet_jax.inference.network import Network, folded
 from segnet_jax.inference.predictor import Predictor, Sizing
 from segnet_jax.nn.label_bits import unpack
 from segnet_jax.system.errors import UserError
-from segnet_jax.training.devices import start_devices
+from segnet_jax.training.choose_devices import start_devices
+from segnet_jax.training.custom_objects import custom_objects
 from segnet_jax.training.network_source import local_folder, read_network_config
-from segnet_jax.training.own_objects import own_objects
-from segnet_jax.training.restored import CheckpointChoice, restore
+from segnet_jax.training.restore_network import CheckpointChoice, restore
 
 
 class TrainedNetwork(Network):
@@ -105,5 +105,5 @@ def load(
     here = {"devices": "1", "fake_devices": 0, "precision": precision}
     config = override(read_network_config(run, network), here, source="segnet_jax.load")
     devices, precision = start_devices(config)
-    trained = folded(restore(run, config, checkpoint, devices, precision, own=own_objects(model)), config)
+    trained = folded(restore(run, config, checkpoint, devices, precision, own=custom_objects(model)), config)
     return TrainedNetwork(**vars(trained))

@@ -28,7 +28,7 @@ import numpy as np
 from jax import lax
 
 from segnet_jax.constants import VOID
-from segnet_jax.metrics.tolerance import half_widths
+from segnet_jax.metrics.boundary_tolerance import half_widths
 
 KNOWN, KNOWN_NEAR, PREDICTED, PREDICTED_NEAR = range(4)
 """Indices of the counts of `boundary_counts`, along its last axis."""

@@ -7,10 +7,10 @@ from typing import Any
 
 from jax import lax
 
-from segnet_jax.nn.contract import NetworkContract, batch_norms
+from segnet_jax.nn.network_interface import NetworkInterface, batch_norms
 
 
-def fold_batch_norm(variables: dict[str, Any], model: NetworkContract) -> dict[str, Any]:
+def fold_batch_norm(variables: dict[str, Any], model: NetworkInterface) -> dict[str, Any]:
     """Convert variables of `model` to variables of `model.clone(folded=True)`, with equal outputs in inference.
 
     Returns:

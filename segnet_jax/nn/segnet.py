@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from segnet_jax.nn.batch_norm import BatchNormReLU
-from segnet_jax.nn.contract import LayerSpec, convolution_block, tap
 from segnet_jax.nn.convolution import Convolution
 from segnet_jax.nn.dropout import drop, fold_in_layer
+from segnet_jax.nn.network_interface import LayerSpec, convolution_block, tap
 from segnet_jax.nn.pooling import Pooling, max_pool_with_code, unpool
 from segnet_jax.nn.upsampling import LearntUpsampling, Upsampling, bilinear_kernel, upsample
 
@@ -162,7 +162,7 @@ class SegNet(nn.Module):
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
-        """Every layer with parameters (see `nn.contract`)."""
+        """Every layer with parameters (see `nn.network_interface`)."""
         layers, stages = self.encoder_layers, list(enumerate(self.stages, start=1))
         for stage, (_, num_convolutions) in reversed(stages):
             layers += self.upsampling_layers(stage)

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from segnet_jax.nn.contract import LayerSpec, convolution_block
 from segnet_jax.nn.convolution import Convolution
+from segnet_jax.nn.network_interface import LayerSpec, convolution_block
 from segnet_jax.nn.segnet import SegNet, class_logits
 
 Decoder = Literal["full", "single-channel"]

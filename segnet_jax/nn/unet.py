@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from segnet_jax.nn.contract import LayerSpec, convolution_block
 from segnet_jax.nn.convolution import Convolution
+from segnet_jax.nn.network_interface import LayerSpec, convolution_block
 from segnet_jax.nn.segnet import SegNet, class_logits
 
 _BLOCK = (1, 2)  # numbers of the convolutions in the middle block and in each decoder stage

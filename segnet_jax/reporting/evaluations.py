@@ -27,7 +27,7 @@ from PIL import Image
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import ClassTable, Color
 from segnet_jax.reporting.colors import displayable, palette
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_bytes, atomic_write_json
 
@@ -136,13 +136,13 @@ def write_evaluation(
     if images is not None:
         write_images(images_path(folder, step), images)
     current = {images_path(folder, each).name for each in (step, best) if each is not None}
-    for old in confined.names(folder, FOLDER):
+    for old in untrusted_files.names(folder, FOLDER):
         if old.startswith("images_") and old.endswith(".npz") and old not in current:
-            confined.remove(folder, f"{FOLDER}/{old}")
+            untrusted_files.remove(folder, f"{FOLDER}/{old}")
 
 
 def _make_folder(run: pathlib.Path) -> pathlib.Path:
-    return confined.make_folder(run, FOLDER)
+    return untrusted_files.make_folder(run, FOLDER)
 
 
 def _palette(classes: ClassTable) -> list[Color]:
@@ -177,7 +177,7 @@ def read_images(path: str | os.PathLike | io.BytesIO) -> Images | None:
         if not isinstance(path, io.BytesIO):  # in a run folder, which may come from somebody else
             path = pathlib.Path(path)
             inner = f"{path.parent.name}/{path.name}"
-            path = io.BytesIO(confined.read_bytes(path.absolute().parents[1], inner, most=_MAX_UNPACKED))
+            path = io.BytesIO(untrusted_files.read_bytes(path.absolute().parents[1], inner, most=_MAX_UNPACKED))
         with zipfile.ZipFile(path) as archive:
             if sum(member.file_size for member in archive.infolist()) > _MAX_UNPACKED:
                 return None

@@ -13,7 +13,7 @@ from segnet_jax.reporting import sheet
 from segnet_jax.reporting.class_key import key_strip
 from segnet_jax.reporting.colors import colorize, displayable, hatch, overlay
 from segnet_jax.reporting.tables import SPLIT_WORDS, percent
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.files import atomic_write_bytes, check_place
 
 _MAX_IMAGES, _COLUMNS = 8, 4
@@ -118,7 +118,7 @@ def prediction_pictures(
     ]
     folder = pathlib.Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    confined.make_folder(folder.parent, folder.name)
+    untrusted_files.make_folder(folder.parent, folder.name)
     path = folder / picture_name(step)
     if asked_for:
         check_pictures(folder, step)

@@ -11,7 +11,7 @@ from typing import Any
 
 from segnet_jax.reporting.loggers import Logger
 from segnet_jax.reporting.loggers.tensorboard import TensorBoardLogger
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_bytes, plain
 
@@ -50,13 +50,13 @@ class MetricsLog:
     ):
         path = pathlib.Path(folder) / FILE_NAME
         self._last_steps: dict[str, int] = {}
-        if resume_step is not None and confined.is_file(path.parent, FILE_NAME):
+        if resume_step is not None and untrusted_files.is_file(path.parent, FILE_NAME):
             last = {"val": resume_step if scored_step is None else scored_step}
             rows = [row for row in read_metrics(path) if row["step"] <= last.get(row["kind"], resume_step)]
             atomic_write_bytes(path, b"".join(_line(row) for row in rows))
             self._last_steps = {row["kind"]: row["step"] for row in rows}
         flags = os.O_WRONLY | os.O_CREAT | (os.O_EXCL if resume_step is None else os.O_APPEND)
-        self._file = confined.open_file(path.parent, FILE_NAME, flags)
+        self._file = untrusted_files.open_file(path.parent, FILE_NAME, flags)
         self._loggers: list[Logger] = [TensorBoardLogger(path.parent, resume_step), *loggers]
 
     def last_step(self, kind: str) -> int:
@@ -136,7 +136,7 @@ def read_metrics(path: str | os.PathLike) -> list[dict]:
       UserError: If a line before the last one is damaged, or the file is a link, not a regular file, or too large.
     """
     path = pathlib.Path(path)
-    lines = confined.read_bytes(path.parent, path.name, most=_MOST_BYTES).split(b"\n")
+    lines = untrusted_files.read_bytes(path.parent, path.name, most=_MOST_BYTES).split(b"\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         try:

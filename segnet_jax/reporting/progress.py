@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from segnet_jax.metrics.confusion import Scores
-from segnet_jax.reporting.pace import Pace, duration
+from segnet_jax.reporting.remaining_time import Pace, duration
 from segnet_jax.reporting.tables import percent
 from segnet_jax.system import logs
 

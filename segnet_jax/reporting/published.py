@@ -91,7 +91,7 @@ def read_published() -> tuple[PublishedResult, ...]:
 
 
 @dataclass(frozen=True)
-class OwnResult:
+class SeedAverage:
     """The scores of a run, or the means over runs that differ only in their seed.
 
     Attributes:
@@ -132,7 +132,7 @@ class OwnResult:
         return f"{self.name}: mIoU {percent(self.scores.get('miou'))} ({seeds}, {ends}) on {images}"
 
 
-def protocol_differences(published: PublishedResult, ours: OwnResult) -> dict[str, str]:
+def protocol_differences(published: PublishedResult, ours: SeedAverage) -> dict[str, str]:
     """Return the differences between the protocols of two results; missing statements count as differences.
 
     Returns:
@@ -161,7 +161,7 @@ def protocol_differences(published: PublishedResult, ours: OwnResult) -> dict[st
     return reasons
 
 
-def compare_with_published(results: Sequence[OwnResult]) -> dict[str, Any]:
+def compare_with_published(results: Sequence[SeedAverage]) -> dict[str, Any]:
     """Compare our results with each published one.
 
     Returns:

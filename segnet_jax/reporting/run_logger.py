@@ -240,7 +240,7 @@ class RunLogger:
         if not self._should_stop():
             self._plot(status)
         if not self._should_stop():
-            from segnet_jax.reporting.page.draw import write_report  # not needed before the first evaluation
+            from segnet_jax.reporting.page.render import write_report  # not needed before the first evaluation
 
             self._write(partial(write_report, self._folder))
         self._draw_again_at = begin + (time.monotonic() - begin) / DRAWING_FRACTION

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segnet_jax.reporting.pace import duration
+from segnet_jax.reporting.remaining_time import duration
 from segnet_jax.reporting.tables import SPLIT_WORDS, percent
 from segnet_jax.system.files import atomic_write_bytes
 

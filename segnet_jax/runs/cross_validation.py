@@ -17,7 +17,7 @@ from segnet_jax.metrics.table import METRICS
 from segnet_jax.reporting.tables import print_folds
 from segnet_jax.runs.find_run import name_of
 from segnet_jax.runs.run_folder import RESULT_FILE, read_result
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_json
@@ -47,11 +47,11 @@ def cross_validate(config: Config, train: Callable[[Config], None]) -> pathlib.P
     folder = _common_folder(config)
     runs = [folder / f"fold-{fold}" for fold in range(1, config.folds + 1)]
     for run in runs:  # training follows a link that `run` names
-        confined.check_folder(folder, run.name)
+        untrusted_files.check_folder(folder, run.name)
     for fold, run in enumerate(runs, 1):
         logger.info(f"fold     {fold} of {config.folds}: {run}")
         train(dataclasses.replace(config, run=str(run), fold=fold, resume=False))  # resumes an existing run
-    unfinished = [run.name for run in runs if not confined.is_file(run, RESULT_FILE)]
+    unfinished = [run.name for run in runs if not untrusted_files.is_file(run, RESULT_FILE)]
     if unfinished:  # stopped by --max-steps
         logger.info(f"{folder}: {len(unfinished)} of {config.folds} folds are not finished, so there is no table yet")
         return folder

@@ -10,7 +10,7 @@ from segnet_jax.config.files import CONFIG_FILE, read_protocol
 from segnet_jax.system.bucket_address import check_named, is_address
 from segnet_jax.system.buckets import local_copy
 from segnet_jax.system.files import expanded
-from segnet_jax.training.devices import NVIDIA_DRIVER
+from segnet_jax.training.choose_devices import NVIDIA_DRIVER
 from segnet_jax.training.network_source import is_exported, local_folder, read_network_config
 
 logger = logging.getLogger(__name__)

@@ -23,23 +23,23 @@ from segnet_jax.distributed.data_parallel import Devices, memory_of, peak_memory
 from segnet_jax.reporting.evaluations import peak_process_memory, write_dataset_info, write_evaluation, write_worst
 from segnet_jax.reporting.figures import prediction_pictures
 from segnet_jax.reporting.metrics_log import FILE_NAME, MetricsLog, read_metrics
-from segnet_jax.reporting.page.draw import write_report
+from segnet_jax.reporting.page.render import write_report
 from segnet_jax.reporting.run_logger import DRAWING_FRACTION
 from segnet_jax.reporting.training_plot import training_plot
 from segnet_jax.runs import find_run
-from segnet_jax.runs.checks import epochs_between_evaluations
-from segnet_jax.runs.dataset import channel_statistics
+from segnet_jax.runs.config_checks import epochs_between_evaluations
 from segnet_jax.runs.initialization import read_initial
+from segnet_jax.runs.load_dataset import channel_statistics
 from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.runs.setup import Setup, Steps, load_data, resolve
-from segnet_jax.system.budget import release_freed_memory
 from segnet_jax.system.errors import DiskFailed
+from segnet_jax.system.memory_budget import release_freed_memory
 from segnet_jax.training import initial_weights
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import load_class_weights
+from segnet_jax.training.custom_objects import NO_OBJECTS, CustomObjects
 from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.initial_weights import TrainedSegNet
-from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects
 from segnet_jax.training.state import TrainState, num_bytes_of
 from segnet_jax.weights.vgg import VGG
 
@@ -49,7 +49,7 @@ FINAL_DISPATCHES = 4  # one more than are in flight together
 EVAL_BATCHES = 3
 
 
-def read(config: Config, own: OwnObjects = NO_OBJECTS) -> tuple[Setup, VGG | TrainedSegNet | None]:
+def read(config: Config, own: CustomObjects = NO_OBJECTS) -> tuple[Setup, VGG | TrainedSegNet | None]:
     """Resolve a config, decode every sample and check every label, as a training run does before its first step.
 
     Args:

@@ -27,8 +27,8 @@ from segnet_jax.runs.setup import Setup
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_json
-from segnet_jax.training import build, build_steps
-from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects
+from segnet_jax.training import build_model, build_steps
+from segnet_jax.training.custom_objects import NO_OBJECTS, CustomObjects
 from segnet_jax.training.schedules import exponential_range
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Suggestion(NamedTuple):
     lowest: float
 
 
-def find_lr(config: Config, own: OwnObjects = NO_OBJECTS) -> pathlib.Path:
+def find_lr(config: Config, own: CustomObjects = NO_OBJECTS) -> pathlib.Path:
     """Run the range test, log the suggestion, and return the folder with the plot and the numbers.
 
     Args:
@@ -103,7 +103,7 @@ def steps_of(setup: Setup) -> tuple[Callable, Iterator, optax.GradientTransforma
     """Return the training step with growing learning rates, the batches of each dispatch, and the optimizer."""
     config, devices = setup.config, setup.devices
     schedule = exponential_range(FIRST, LAST, NUM_STEPS)
-    optimizer, schedule = build.build_optimizer(config, setup.model, setup.sampler.steps_per_epoch, schedule)
+    optimizer, schedule = build_model.build_optimizer(config, setup.model, setup.sampler.steps_per_epoch, schedule)
     settings = dataclasses.replace(setup.step_settings, optimizer=optimizer, schedule=schedule)
     source = setup.training_source()
     train = build_steps.build_train_step(source, devices, settings)

@@ -16,7 +16,7 @@ from segnet_jax.runs.upload import check_upload
 from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import RunInUse, UserError
 from segnet_jax.system.lock import LOCK_FILE, RunLock
-from segnet_jax.training.own_objects import check_given
+from segnet_jax.training.custom_objects import check_given
 
 logger = logging.getLogger(__name__)
 

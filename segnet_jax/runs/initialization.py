@@ -17,21 +17,21 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_protocol
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.distributed.data_parallel import Devices
-from segnet_jax.nn.contract import head_layers
+from segnet_jax.nn.network_interface import head_layers
 from segnet_jax.nn.preprocessing import PREPROCESSINGS, RAW
-from segnet_jax.runs.checks import check_takes_vgg
+from segnet_jax.runs.config_checks import check_takes_vgg
 from segnet_jax.system.bucket_address import check_named, is_address
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import cache_folder
 from segnet_jax.system.lock import is_held
-from segnet_jax.training import build, checkpoint_folders
+from segnet_jax.training import build_model, checkpoint_folders
+from segnet_jax.training.custom_objects import CustomObjects, missing
 from segnet_jax.training.initial_weights import TrainedSegNet, check_fits, describe_start
 from segnet_jax.training.network_source import config_from, is_exported, local_folder, read_exported
-from segnet_jax.training.own_objects import OwnObjects, missing
-from segnet_jax.training.restored import restore
+from segnet_jax.training.restore_network import restore
 from segnet_jax.training.state import variable_shapes
-from segnet_jax.weights.own_segnet import OwnSegNet
 from segnet_jax.weights.published import PUBLISHED, obtain
+from segnet_jax.weights.segnet_safetensors import ExportedSegNet
 from segnet_jax.weights.vgg import VGG
 
 _CAFFE_RECIPES = {"segnet": "camvid-tutorial", "segnet-basic": "segnet-basic"}
@@ -41,7 +41,7 @@ def read_initial(
     config: Config,
     devices: Devices,
     share: Callable[[str], str] = lambda text: text,
-    own: OwnObjects = build.NO_OBJECTS,
+    own: CustomObjects = build_model.NO_OBJECTS,
 ) -> VGG | TrainedSegNet | None:
     """Read the weights that `--init` names, downloading a published VGG if needed; return None for "none".
 
@@ -64,7 +64,7 @@ def read_initial(
 
     path = pathlib.Path(local_folder(config.init)).expanduser()
     if config.init not in PUBLISHED and is_exported(path):
-        trained = _own_segnet(config, read_exported(path), path)
+        trained = _exported_segnet(config, read_exported(path), path)
     elif config.init not in PUBLISHED and path.is_dir():
         trained = _read_run(config, path, devices, share, own)
     else:
@@ -74,7 +74,7 @@ def read_initial(
             check_takes_vgg(config)
             return read_vgg(path, config.encoder, PREPROCESSINGS.get(config.preprocessing))  # None for "auto"
         trained = _read_own(config, path) if kind == "segnet" else _read_caffe(config, path)
-    model = build.build_model(config, 1, "float32", own)  # the check does not depend on the number of classes
+    model = build_model.build_model(config, 1, "float32", own)  # the check does not depend on the number of classes
     check_fits(trained, config, variable_shapes(model), head_layers(model))
     return trained
 
@@ -100,14 +100,14 @@ def check_is_other_run(config: Config) -> None:
 
 
 def _read_run(
-    config: Config, folder: pathlib.Path, devices: Devices, share: Callable[[str], str], own: OwnObjects
+    config: Config, folder: pathlib.Path, devices: Devices, share: Callable[[str], str], own: CustomObjects
 ) -> TrainedSegNet:
     """Read the variables of the checkpoint that a run's result.json scores."""
     source = files.read_run(folder)
     if who := is_held(folder):
         raise UserError(f"--init {config.init} is still being trained by {who}: wait until it has ended, or stop it")
     alone = Devices(devices.local[:1], 1)
-    own = own if missing("model", source.own) else build.NO_OBJECTS
+    own = own if missing("model", source.own) else build_model.NO_OBJECTS
     restored = restore(str(folder), source, "result", alone, "float32", intact=True, broadcast=share, own=own)
     which = {"newest": "the last", "best": "the best"}[restored.which]
     about = f"step {restored.meta['step']}, {which}"
@@ -119,12 +119,12 @@ def _read_run(
 
 
 def _read_own(config: Config, path: pathlib.Path) -> TrainedSegNet:
-    from segnet_jax.weights.load import read_own_segnet
+    from segnet_jax.weights.load import read_exported_segnet
 
-    return _own_segnet(config, read_own_segnet(path), path)
+    return _exported_segnet(config, read_exported_segnet(path), path)
 
 
-def _own_segnet(config: Config, found: OwnSegNet, path: pathlib.Path) -> TrainedSegNet:
+def _exported_segnet(config: Config, found: ExportedSegNet, path: pathlib.Path) -> TrainedSegNet:
     description = found.description
     settings = config_from(description, str(path))
     classes, preprocessing = description.classes, description.preprocessing

@@ -15,8 +15,8 @@ from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.reporting.figures import batch_picture
 from segnet_jax.reporting.metrics_log import FILE_NAME as METRICS_FILE
 from segnet_jax.reporting.metrics_log import read_metrics
-from segnet_jax.runs.checks import epochs_between_evaluations
-from segnet_jax.system import confined
+from segnet_jax.runs.config_checks import epochs_between_evaluations
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import ExitError, HostLost, NoCheckpoint, NotFinite, UserError, listed
 from segnet_jax.system.files import atomic_write_bytes, atomic_write_json
 
@@ -33,7 +33,7 @@ def check_never_saved(folder: pathlib.Path, config: Config, steps_per_epoch: int
     """
     advice = "restore the checkpoints, or start a new run in another folder (--run)"
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        step = confined.read_json(folder, OUTCOME_FILE).get("saved")
+        step = untrusted_files.read_json(folder, OUTCOME_FILE).get("saved")
         if step is not None:
             raise NoCheckpoint(f"{folder} was saved at step {step}, but has no checkpoint: {advice}")
     try:
@@ -43,7 +43,7 @@ def check_never_saved(folder: pathlib.Path, config: Config, steps_per_epoch: int
     # The checkpoint folder is created before the step after the first save, so no kill leaves later steps without it.
     evaluate_every = epochs_between_evaluations(config, steps_per_epoch)
     first_save = min(config.checkpoint_every, evaluate_every) * steps_per_epoch
-    if last > first_save and confined.status(folder, CHECKPOINTS) is None:
+    if last > first_save and untrusted_files.status(folder, CHECKPOINTS) is None:
         raise NoCheckpoint(f"{folder} has taken {last} steps, but has no checkpoint: {advice}")
     if last:
         logger.warning(f"{folder} has taken {last} steps but saved none of them: it starts again at step 0")
@@ -84,7 +84,7 @@ def record_outcome(folder: pathlib.Path, saved: Callable[[], int | None]) -> Ite
             resume = {} if facts["why"] == "finished" else {"resume": resume_command(folder)}
             atomic_write_json(folder / OUTCOME_FILE, facts | resume)
         with contextlib.suppress(Exception):  # a failing report must not hide the outcome
-            from segnet_jax.reporting.page.draw import write_report  # needed at the end only
+            from segnet_jax.reporting.page.render import write_report  # needed at the end only
 
             write_report(folder)
 
@@ -112,7 +112,7 @@ def write_incident(
       names: names of the images of the global batch.
       classes: class names and colors for the picture.
     """
-    incident = confined.make_folder(folder, "incident")
+    incident = untrusted_files.make_folder(folder, "incident")
     images, labels = (batch[name].reshape(-1, *batch[name].shape[3:]) for name in ("image", "label"))
     packed = io.BytesIO()
     np.savez(packed, image=images, label=labels)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class _Trace:
             jax.block_until_ready(state)
             options = jax.profiler.ProfileOptions()
             options.python_tracer_level = 0  # only devices are of interest, and the Python tracer may crash
-            folder = confined.make_folder(self._folder, FOLDER)
+            folder = untrusted_files.make_folder(self._folder, FOLDER)
             jax.profiler.start_trace(str(folder), profiler_options=options)
             self._is_tracing = True
         self._num_calls += 1

@@ -24,7 +24,7 @@ from segnet_jax.reporting.evaluations import Images, images_path, read_images, w
 from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.runs import run_folder
-from segnet_jax.runs.dataset import decode, open_data
+from segnet_jax.runs.load_dataset import decode, open_data
 from segnet_jax.runs.setup import Setup
 from segnet_jax.system.console import bar, echo
 from segnet_jax.system.disk import DiskRetry
@@ -34,8 +34,8 @@ from segnet_jax.training.batch_norm_statistics import precise_statistics
 from segnet_jax.training.checkpoint_folders import Which, preprocessing_of
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.evaluation import Evaluation, evaluate_boundaries
-from segnet_jax.training.experiment import overrides
-from segnet_jax.training.restored import Restored
+from segnet_jax.training.experiment_check import overrides
+from segnet_jax.training.restore_network import Restored
 from segnet_jax.training.state import TrainState
 
 logger = logging.getLogger(__name__)

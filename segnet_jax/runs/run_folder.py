@@ -19,10 +19,10 @@ from segnet_jax.reporting.environment import environment
 from segnet_jax.reporting.evaluations import DATASET_FILE
 from segnet_jax.reporting.evaluations import FOLDER as EVALUATIONS
 from segnet_jax.reporting.figures import batch_picture
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import UserError, listed, shown
 from segnet_jax.system.files import atomic_write_json, atomic_write_text
-from segnet_jax.training.experiment import CHANGES_FILE, overrides
+from segnet_jax.training.experiment_check import CHANGES_FILE, overrides
 from segnet_jax.training.network_source import exported_labels, is_exported
 
 RESULT_FILE = "result.json"
@@ -60,9 +60,9 @@ def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
     if is_exported(folder):
         return exported_labels(folder)
     try:
-        if not confined.is_file(folder, LABELS_FILE):
+        if not untrusted_files.is_file(folder, LABELS_FILE):
             return None
-        return labels_from_json(confined.read_json(folder, LABELS_FILE, _MAX_BYTES))
+        return labels_from_json(untrusted_files.read_json(folder, LABELS_FILE, _MAX_BYTES))
     except (OSError, ValueError) as error:
         path = shown(os.path.join(folder, LABELS_FILE))
         raise UserError(
@@ -72,15 +72,15 @@ def labels_of(folder: str | pathlib.Path) -> StoredLabels | None:
 
 def clean_up(folder: pathlib.Path) -> None:
     """Delete temporary files left by a killed process; the caller must hold the run's lock."""
-    inner = [f"{name}/" for name in confined.names(folder) if _is_folder(folder, name)]
+    inner = [f"{name}/" for name in untrusted_files.names(folder) if _is_folder(folder, name)]
     for parent in ("", *inner):
-        for name in confined.names(folder, parent):
+        for name in untrusted_files.names(folder, parent):
             if name.startswith(".") and name.endswith(".tmp") and not _is_folder(folder, parent + name):
-                confined.remove(folder, parent + name)
+                untrusted_files.remove(folder, parent + name)
 
 
 def _is_folder(folder: pathlib.Path, name: str) -> bool:
-    status = confined.status(folder, name)
+    status = untrusted_files.status(folder, name)
     return status is not None and stat.S_ISDIR(status.st_mode)
 
 
@@ -97,7 +97,7 @@ def record_overrides(folder: pathlib.Path, config: Config, step: int) -> None:
 def set_result_aside(folder: pathlib.Path) -> None:
     """Rename the result of a finished run before its training continues."""
     with contextlib.suppress(FileNotFoundError):
-        confined.rename(folder, RESULT_FILE, _OLD_RESULT_FILE)
+        untrusted_files.rename(folder, RESULT_FILE, _OLD_RESULT_FILE)
 
 
 def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: pathlib.Path, dataset: Dataset) -> None:
@@ -125,7 +125,7 @@ def check_resumable(meta: dict[str, Any], identity: dict[str, Any], folder: path
 def _changed_files(folder: pathlib.Path, split: str, dataset: Dataset) -> str:
     """List the files of a split that have changed since the run started."""
     try:
-        before = dict(confined.read_json(folder, _DATA_FILE)[split])
+        before = dict(untrusted_files.read_json(folder, _DATA_FILE)[split])
     except (OSError, ValueError, KeyError, TypeError):
         before = {}
     now = dataset.splits[split].files if split in dataset.splits else {}
@@ -144,7 +144,7 @@ def read_result(folder: pathlib.Path) -> dict[str, Any]:
       UserError: If the file is a link, cannot be read, or is damaged.
     """
     try:
-        result = confined.read_json(folder, RESULT_FILE)
+        result = untrusted_files.read_json(folder, RESULT_FILE)
         why = _fault_of(result) if isinstance(result, dict) else "it is not a JSON object"
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
@@ -178,14 +178,14 @@ def steps_of_result(folder: pathlib.Path) -> int | None:
     Only the result shows that a run is complete: training may have been stopped during the last evaluation.
     """
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        return confined.read_json(folder, RESULT_FILE).get("num_steps")
+        return untrusted_files.read_json(folder, RESULT_FILE).get("num_steps")
     return None
 
 
 def num_training_images(folder: str | pathlib.Path) -> int | None:
     """Return the number of a run's training images, or None before its first evaluation."""
     try:
-        number = confined.read_json(folder, f"{EVALUATIONS}/{DATASET_FILE}")["num_images"]["train"]
+        number = untrusted_files.read_json(folder, f"{EVALUATIONS}/{DATASET_FILE}")["num_images"]["train"]
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return number if type(number) is int and number > 0 else None

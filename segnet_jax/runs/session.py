@@ -18,7 +18,7 @@ from segnet_jax.distributed.hosts import Hosts
 from segnet_jax.metrics.confusion import selection_score
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.reporting.evaluations import Images
-from segnet_jax.reporting.page.words import dataset_words
+from segnet_jax.reporting.page.wording import dataset_words
 from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.runs import find_run, run_folder
 from segnet_jax.runs.setup import Setup
@@ -29,7 +29,7 @@ from segnet_jax.training.checkpoint_content import best_evaluation, check_meta, 
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.class_weights import load_class_weights
 from segnet_jax.training.evaluation import Evaluation
-from segnet_jax.training.experiment import check_experiment
+from segnet_jax.training.experiment_check import check_experiment
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ def checkpoints_of(folder: pathlib.Path, config: Config, devices: Devices, hosts
     """Return the checkpoints of a run folder; use them as a context manager."""
     settings = {
         "keep": config.keep_checkpoints,
-        "max_bytes": max_checkpoint_bytes(config.width, config.has_own_network),
+        "max_bytes": max_checkpoint_bytes(config.width, config.has_custom_network),
     }
     return Checkpoints(folder / "checkpoints", devices, broadcast=partial(hosts.broadcast, "checkpoint"), **settings)
 

@@ -17,12 +17,12 @@ from segnet_jax.data.input_pipeline import tf_data
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import AheadOfTime, Devices, replicate
-from segnet_jax.nn.contract import NetworkContract
+from segnet_jax.nn.network_interface import NetworkInterface
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.reporting.loggers import check_installed
-from segnet_jax.runs import dataset as run_dataset
 from segnet_jax.runs import dataset_checks
-from segnet_jax.runs.checks import (
+from segnet_jax.runs import load_dataset as run_dataset
+from segnet_jax.runs.config_checks import (
     batch_warning,
     check_averaged_steps,
     check_loss_and_output,
@@ -30,13 +30,16 @@ from segnet_jax.runs.checks import (
     check_selection,
 )
 from segnet_jax.runs.out_of_memory import check_memory
-from segnet_jax.system.called import as_called
+from segnet_jax.system.command_name import as_called
 from segnet_jax.system.errors import UserError, UserErrors
-from segnet_jax.training import build, build_steps, initial_weights
-from segnet_jax.training.devices import device_shard, start_devices, steps_per_dispatch
+from segnet_jax.training import build_model, build_steps, initial_weights
+from segnet_jax.training.choose_devices import device_shard, start_devices, steps_per_dispatch
+from segnet_jax.training.custom_augmentation import check_custom_augmentation
+from segnet_jax.training.custom_objects import NO_OBJECTS, CustomObjects, check_loss
 from segnet_jax.training.evaluation import Evaluation
 from segnet_jax.training.initial_weights import TrainedSegNet
-from segnet_jax.training.inputs import (
+from segnet_jax.training.state import TrainState, create_state
+from segnet_jax.training.step_inputs import (
     Input,
     Placement,
     agree_on_placement,
@@ -45,10 +48,7 @@ from segnet_jax.training.inputs import (
     split_into_dispatches,
     training_input,
 )
-from segnet_jax.training.own_augmentation import check_own_augmentation
-from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects, check_loss
-from segnet_jax.training.settings import StepSettings
-from segnet_jax.training.state import TrainState, create_state
+from segnet_jax.training.step_settings import StepSettings
 from segnet_jax.weights.vgg import VGG
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,7 @@ class Setup:
     train_samples: CachedSplit | None = None
     eval_samples: CachedSplit | None = None
     placement: Placement | None = None
-    own: OwnObjects = NO_OBJECTS
+    own: CustomObjects = NO_OBJECTS
 
     @property
     def train_split(self) -> Split:
@@ -149,26 +149,26 @@ class Setup:
         return device_shard(self.devices, self.config.batch_size_per_device)
 
     @cached_property
-    def model(self) -> NetworkContract:
+    def model(self) -> NetworkInterface:
         """Network to train."""
-        return build.build_model(self.config, len(self.dataset.classes), self.precision, self.own)
+        return build_model.build_model(self.config, len(self.dataset.classes), self.precision, self.own)
 
     @cached_property
     def step_settings(self) -> StepSettings:
         """Settings of the training and evaluation steps, including the optimizer."""
-        return build.step_settings(
+        return build_model.step_settings(
             self.config, self.model, self.class_weights, self.preprocessing, self.sampler.steps_per_epoch, self.own
         )
 
     @cached_property
     def optimizer(self) -> optax.GradientTransformation:
         """Optimizer of the trainable parameters."""
-        return build.build_optimizer(self.config, self.model, self.sampler.steps_per_epoch, own=self.own)[0]
+        return build_model.build_optimizer(self.config, self.model, self.sampler.steps_per_epoch, own=self.own)[0]
 
     @cached_property
     def state_shapes(self) -> TrainState:
         """Shapes and dtypes of the training state."""
-        return build.state_shapes(self.model, self.optimizer, self.precision, self.config.has_average)
+        return build_model.state_shapes(self.model, self.optimizer, self.precision, self.config.has_average)
 
     def batch(self, step: int) -> tf_data.Batch:
         """Return this process's shard of the augmented batch of a step, counted from 0."""
@@ -214,7 +214,7 @@ class Setup:
         return Steps(source, train, evaluate)
 
 
-def resolve(config: Config, own: OwnObjects = NO_OBJECTS) -> Setup:
+def resolve(config: Config, own: CustomObjects = NO_OBJECTS) -> Setup:
     """Choose the devices, open the dataset and check the config; no image is read and nothing is compiled.
 
     Args:
@@ -229,7 +229,7 @@ def resolve(config: Config, own: OwnObjects = NO_OBJECTS) -> Setup:
     check_installed(config.logger)
     devices, precision = start_devices(config)
     logger.info(f"devices  {devices}, {precision}")
-    check_own_augmentation(config, own.augment)  # after the devices, because tracing starts JAX
+    check_custom_augmentation(config, own.augment)  # after the devices, because tracing starts JAX
     check_memory(config, devices)
     dataset = run_dataset.open_data(config)
     if dataset.doubts:

@@ -18,9 +18,9 @@ from segnet_jax.distributed.hosts import Hosts, join
 from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.runs import find_run, outcome, session, upload
 from segnet_jax.runs.callbacks import Callback, Callbacks
-from segnet_jax.runs.checks import epochs_between_evaluations
-from segnet_jax.runs.dataset import channel_statistics
+from segnet_jax.runs.config_checks import epochs_between_evaluations
 from segnet_jax.runs.initialization import check_is_other_run, describe_initial, read_initial
+from segnet_jax.runs.load_dataset import channel_statistics
 from segnet_jax.runs.out_of_memory import explain_out_of_memory
 from segnet_jax.runs.profile import profiled
 from segnet_jax.runs.result import result_variables, score_result, write_result
@@ -31,7 +31,7 @@ from segnet_jax.system.errors import NotFinite, Stopped
 from segnet_jax.system.signals import Stop
 from segnet_jax.training import checkpoint_folders, initial_weights
 from segnet_jax.training.checkpoints import Checkpoints
-from segnet_jax.training.own_objects import NO_OBJECTS, OwnObjects, check_given
+from segnet_jax.training.custom_objects import NO_OBJECTS, CustomObjects, check_given
 from segnet_jax.training.state import clear_non_finite, is_finite, num_bytes_of
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class Trainer:
     meta: dict[str, Any]
     run_logger: RunLogger
 
-    def __init__(self, config: Config, own: OwnObjects = NO_OBJECTS, callbacks: Sequence[Callback] = ()):
+    def __init__(self, config: Config, own: CustomObjects = NO_OBJECTS, callbacks: Sequence[Callback] = ()):
         if config.own and not config.override:
             check_given(config.own, own.names, config.run or "the config")
         self.config, self.own, self.stop = dataclasses.replace(config, own=own.names), own, Stop()

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import tyro
 
+from segnet_jax.config.flag_specs import File, Folder
 from segnet_jax.config.flags import parse_flags
-from segnet_jax.config.options import File, Folder
 from segnet_jax.sweep.plan import read_plan
 from segnet_jax.sweep.run_all import print_table, train_all
 

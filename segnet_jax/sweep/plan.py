@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from segnet_jax.config.fields import Config, on_resume
+from segnet_jax.config.flag_specs import flag_words
 from segnet_jax.config.flags import parse_config
-from segnet_jax.config.options import flag_words
 from segnet_jax.runs.default_recipe import default_config
 from segnet_jax.system import bounded_toml
 from segnet_jax.system.bucket_address import is_address
+from segnet_jax.system.did_you_mean import nearest_hint
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import expanded
-from segnet_jax.system.nearest import nearest_hint
 
 TABLES = ("base", "grid", "runs")
 MOST_RUNS = 1000

@@ -12,7 +12,7 @@ from segnet_jax.config.files import is_run, read_run_in
 from segnet_jax.metrics.table import METRICS
 from segnet_jax.runs.run_folder import RESULT_FILE, read_result
 from segnet_jax.sweep.plan import Plan, PlannedRun
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.console import echo
 from segnet_jax.system.errors import Stopped, UserError
 from segnet_jax.system.files import atomic_write_text, check_place, write_result
@@ -40,7 +40,7 @@ def train_all(plan: Plan) -> int:
     except OSError as error:
         raise UserError(f"cannot create {plan.folder}: {error.strerror}; choose another folder with --out") from None
     for run in plan.runs:  # train follows a link that its --run names
-        confined.check_folder(plan.folder, run.name)
+        untrusted_files.check_folder(plan.folder, run.name)
     check_place("out", plan.folder / TABLE, is_ours=lambda head: head.startswith(_MARK.encode()))
     check_place("out", plan.folder / ROWS)
     codes: dict[str, int] = {}
@@ -83,7 +83,7 @@ def _read_result(run: PlannedRun) -> dict[str, Any] | None:
     """Return the result of a finished run with these settings, or None; raise UserError if it is damaged."""
     try:
         known = read_run_in(run.folder.parent, run.name)
-        if not confined.is_file(run.folder, RESULT_FILE) or differences(known, run.config):
+        if not untrusted_files.is_file(run.folder, RESULT_FILE) or differences(known, run.config):
             return None
     except (OSError, UserError):
         return None

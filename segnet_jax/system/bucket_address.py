@@ -4,9 +4,9 @@ import os
 import re
 from collections.abc import Iterable
 
-from segnet_jax.system.confined import MOST_DEPTH
+from segnet_jax.system.did_you_mean import nearest_hint
 from segnet_jax.system.errors import UserError
-from segnet_jax.system.nearest import nearest_hint
+from segnet_jax.system.untrusted_files import MOST_DEPTH
 
 PACKAGES = {"s3": "s3fs", "gs": "gcsfs"}
 """URL scheme -> package that `fsspec` needs to open it."""

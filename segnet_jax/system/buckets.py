@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.bucket_address import PACKAGES, check_address, is_file_name
 from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import UserError, shown
@@ -148,7 +148,7 @@ def _checked(what: str, objects: Mapping[str, tuple[int, str]]) -> Mapping[str, 
 
 def _copy(bucket: Any, address: str, objects: Mapping[str, tuple[int, str]], folder: Path, version: str) -> None:
     """Copy all objects to `folder/version`, or complete an interrupted copy."""
-    part = confined.make_folder(folder, f"{version}.part")
+    part = untrusted_files.make_folder(folder, f"{version}.part")
     if (folder / version).is_dir():  # damaged: reuse the intact files
         shutil.rmtree(part)
         os.rename(folder / version, part)
@@ -175,10 +175,10 @@ def _copy(bucket: Any, address: str, objects: Mapping[str, tuple[int, str]], fol
 
 def _fetch(bucket: Any, path: str, folder: Path, name: str, size: int) -> None:
     """Copy an object of a known size; it gets its final name only when complete."""
-    confined.make_folder(folder, os.path.dirname(name))
+    untrusted_files.make_folder(folder, os.path.dirname(name))
     partial = os.path.join(os.path.dirname(name), f".{hashlib.sha256(name.encode()).hexdigest()}.tmp")
-    confined.remove(folder, partial)
-    with confined.open_file(folder, partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
+    untrusted_files.remove(folder, partial)
+    with untrusted_files.open_file(folder, partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as file:
         for start in range(0, size, _PART):
             data = bucket.cat_file(path, start=start, end=min(start + _PART, size))
             if len(data) != min(_PART, size - start):
@@ -186,19 +186,22 @@ def _fetch(bucket: Any, path: str, folder: Path, name: str, size: int) -> None:
             view = memoryview(data)
             while view:
                 view = view[file.write(view) :]
-    confined.rename(folder, partial, name)
+    untrusted_files.rename(folder, partial, name)
 
 
 def _missing(folder: Path, objects: Mapping[str, tuple[int, str]]) -> list[str]:
     """Return the names of objects that have no file of the same size in a copy."""
-    files = {name: confined.status(folder, name) if confined.is_file(folder, name) else None for name in objects}
+    files = {
+        name: untrusted_files.status(folder, name) if untrusted_files.is_file(folder, name) else None
+        for name in objects
+    }
     return [name for name, status in files.items() if status is None or status.st_size != objects[name][0]]
 
 
 def _latest(folder: Path) -> Path | None:
     """Return the newest complete copy, or None."""
     try:
-        version = confined.read_bytes(folder, _LATEST, 100).decode()
+        version = untrusted_files.read_bytes(folder, _LATEST, 100).decode()
     except (OSError, UserError, ValueError):
         return None
     return folder / version if re.fullmatch("[0-9a-f]{24}", version) and (folder / version).is_dir() else None

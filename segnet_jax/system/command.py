@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TextIO
 
 from segnet_jax.system import logs
-from segnet_jax.system.called import as_called
+from segnet_jax.system.command_name import as_called
 from segnet_jax.system.errors import DiskFailed, ExitError, UserError, is_disk_full, shown
 from segnet_jax.system.files import cache_folder
 

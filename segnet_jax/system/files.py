@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import UserError
 
 _OF_A_RUN = {  # files that training writes to the run folder
@@ -40,7 +40,7 @@ def atomic_write_bytes(path: str | os.PathLike, data: bytes) -> None:
     """Write a file atomically: under a temporary name in the same folder, then rename it.
 
     A link of either name is replaced, not followed. If the folder is untrusted, create its path by
-    `confined.make_folder`.
+    `untrusted_files.make_folder`.
 
     Raises:
       OSError: If writing failed; no file is left behind.
@@ -82,16 +82,16 @@ def atomic_write_json(path: str | os.PathLike, value) -> None:
     atomic_write_text(path, json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_own_json(path: str | os.PathLike, most: int = confined.MOST_BYTES) -> Any:
+def read_own_json(path: str | os.PathLike, most: int = untrusted_files.MOST_BYTES) -> Any:
     """Parse a JSON file that the user named; a link is followed.
 
     Raises:
       ValueError: If it is not JSON.
-      confined.Refused: If it is not a regular file, or is too large.
+      untrusted_files.Refused: If it is not a regular file, or is too large.
       OSError: If it cannot be read.
     """
     real = pathlib.Path(os.path.realpath(path))
-    return confined.read_json(real.parent, real.name, most)
+    return untrusted_files.read_json(real.parent, real.name, most)
 
 
 def write_result(path: str | os.PathLike, value: dict[str, Any]) -> None:
@@ -169,7 +169,7 @@ def _is_of_a_run(place: pathlib.Path) -> bool:
 def _may_be_replaced(place: pathlib.Path, is_ours: Callable[[bytes], bool]) -> bool:
     """Return whether a file is empty or may be replaced according to `is_ours`."""
     real = pathlib.Path(os.path.realpath(place))
-    with contextlib.suppress(OSError, UserError), confined.open_file(real.parent, real.name) as file:
+    with contextlib.suppress(OSError, UserError), untrusted_files.open_file(real.parent, real.name) as file:
         head = file.read(_HEAD)
         return not head or is_ours(head)
     return False

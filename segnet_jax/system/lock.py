@@ -9,7 +9,7 @@ import os
 import pathlib
 import socket
 
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import RunInUse, UserError, shown
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class RunLock:
 
     def __init__(self, folder: pathlib.Path, is_named: bool = True):
         try:
-            self._file = confined.open_file(folder, LOCK_FILE, os.O_RDWR | os.O_CREAT)
+            self._file = untrusted_files.open_file(folder, LOCK_FILE, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise UserError(f"cannot train in {folder}: {error.strerror}; use another --run") from None
         try:
@@ -93,7 +93,7 @@ def is_held(folder: pathlib.Path) -> str:
 def holder(folder: pathlib.Path) -> str:
     """Describe the process named in a run's lock file; "" if there is none."""
     try:
-        who = confined.read_json(folder, LOCK_FILE, most=_MOST_BYTES)
+        who = untrusted_files.read_json(folder, LOCK_FILE, most=_MOST_BYTES)
         return shown(f"process {who['pid']} on {who['host']} since {who['since']}")[:200]
     except (OSError, ValueError, KeyError, TypeError, UserError):
         return ""

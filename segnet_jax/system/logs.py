@@ -17,7 +17,7 @@ from typing import TextIO
 from rich.console import Console
 from rich.text import Text
 
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import ExitError, UserError, printable
 
 LOG_FILE = "train.log"
@@ -169,8 +169,8 @@ class RunLog(logging.Handler):
           Refused: If the file is a link, or not a regular file.
         """
         try:
-            self._file = confined.open_file(folder, LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        except confined.Refused:
+            self._file = untrusted_files.open_file(folder, LOG_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        except untrusted_files.Refused:
             raise
         except OSError:
             return

@@ -29,11 +29,11 @@ from segnet_jax.data.input_pipeline import tf_data
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.distributed.data_parallel import AXIS, AheadOfTime, Devices, parallel_eval_step, prefetch, replicate
-from segnet_jax.nn.contract import frozen_layers
+from segnet_jax.nn.network_interface import frozen_layers
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import UserError
-from segnet_jax.training.devices import device_shard
+from segnet_jax.training.choose_devices import device_shard
 from segnet_jax.training.manifest import Damaged, NewerFormat, finalize, verify
 from segnet_jax.training.state import named_leaves, split_layers
 
@@ -171,8 +171,8 @@ def save_statistics(checkpoints: pathlib.Path, state: str, batch_stats: dict[str
     partial = folder.with_name(f".{folder.name}.partial")
     run = checkpoints.parent
     for path in (partial, folder):  # left by a killed process, or damaged
-        confined.remove(run, path.relative_to(run).as_posix())
-    confined.make_folder(run, partial.relative_to(run).as_posix())
+        untrusted_files.remove(run, path.relative_to(run).as_posix())
+    untrusted_files.make_folder(run, partial.relative_to(run).as_posix())
     save_file(named_leaves(batch_stats), partial / _FILE)
     finalize(partial, folder, {"state": state, **facts})
 
@@ -185,11 +185,11 @@ def load_statistics(checkpoints: pathlib.Path, state: str, like: dict[str, Any])
     folder = _folder_of(checkpoints, state)
     expected = named_leaves(like)
     try:
-        if confined.status(checkpoints.parent, folder.relative_to(checkpoints.parent).as_posix()) is None:
+        if untrusted_files.status(checkpoints.parent, folder.relative_to(checkpoints.parent).as_posix()) is None:
             return None
         if verify(folder)["state"] != state:
             return None
-        loaded = load(confined.read_bytes(folder, _FILE))
+        loaded = load(untrusted_files.read_bytes(folder, _FILE))
     except (Damaged, NewerFormat, OSError, UserError, KeyError, ValueError, SafetensorError):
         return None
     if {name: array.shape for name, array in loaded.items()} != {name: array.shape for name, array in expected.items()}:

@@ -9,16 +9,10 @@ import numpy as np
 
 from segnet_jax.data.dataset import evenly_spaced
 from segnet_jax.data.input_pipeline import tf_data
-from segnet_jax.distributed.data_parallel import (
-    AheadOfTime,
-    Devices,
-    parallel_eval_step,
-    parallel_train_step,
-    prefetch,
-)
+from segnet_jax.distributed.data_parallel import AheadOfTime, Devices, parallel_eval_step, parallel_train_step, prefetch
 from segnet_jax.training.evaluation import Evaluation, evaluate
-from segnet_jax.training.inputs import Input
-from segnet_jax.training.settings import StepSettings
+from segnet_jax.training.step_inputs import Input
+from segnet_jax.training.step_settings import StepSettings
 from segnet_jax.training.steps import eval_step, train_steps
 
 NUM_PICTURES = 6

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from segnet_jax.nn.preprocessing import Preprocessing
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import NoCheckpoint, UserError
 from segnet_jax.system.files import atomic_write_json
 from segnet_jax.training.manifest import Damaged, NewerFormat, sync_folder, verify
@@ -46,7 +46,7 @@ class CheckpointFolders:
         return self.root / which / str(step)
 
     def _name(self, path: pathlib.Path) -> str:
-        """Return a path relative to the run's folder, as `confined` expects it."""
+        """Return a path relative to the run's folder, as `untrusted_files` expects it."""
         return path.relative_to(self._run).as_posix()
 
     def steps(self, which: Which) -> list[int]:
@@ -56,18 +56,18 @@ class CheckpointFolders:
           UserError: If the folder cannot be listed, or is a symbolic link.
         """
         try:
-            names = confined.names(self._run, self._name(self.root / which))
+            names = untrusted_files.names(self._run, self._name(self.root / which))
         except OSError as error:
-            raise confined.unreadable(self.root / which, error) from None
+            raise untrusted_files.unreadable(self.root / which, error) from None
         return sorted(int(name) for name in names if re.fullmatch("0|[1-9][0-9]{0,14}", name))
 
     def clean_up(self) -> None:
         """Delete partial folders left by killed processes; call this only in the process that trains in the run."""
         for which in ("newest", "best", "statistics"):
             parent = self._name(self.root / which)
-            for name in confined.names(self._run, parent):
+            for name in untrusted_files.names(self._run, parent):
                 if name.startswith("."):
-                    confined.remove(self._run, f"{parent}/{name}")
+                    untrusted_files.remove(self._run, f"{parent}/{name}")
 
     def delete_after(self, step: int) -> None:
         """Delete checkpoints newer than the resumed step.
@@ -104,15 +104,15 @@ class CheckpointFolders:
     def _remove(self, folder: pathlib.Path) -> None:
         """Delete a checkpoint, renaming it first so that no incomplete folder is ever visible under its name."""
         hidden = self._name(folder.with_name(f".{folder.name}.removed"))
-        confined.remove(self._run, hidden)
-        confined.rename(self._run, self._name(folder), hidden)
+        untrusted_files.remove(self._run, hidden)
+        untrusted_files.rename(self._run, self._name(folder), hidden)
         sync_folder(folder.parent)
-        confined.remove(self._run, hidden)
+        untrusted_files.remove(self._run, hidden)
 
     def _last_saved(self) -> dict[str, int]:
         """Return the last step saved as newest and as best, which reveals missing checkpoints."""
         try:
-            last = confined.read_json(self._run, self._name(self.root / _LAST), most=_MAX_JSON_BYTES)
+            last = untrusted_files.read_json(self._run, self._name(self.root / _LAST), most=_MAX_JSON_BYTES)
             return {which: int(last[which]) for which in ("newest", "best") if which in last}
         except (OSError, ValueError, TypeError, OverflowError):
             return {}
@@ -125,7 +125,7 @@ class CheckpointFolders:
         """
         folder = self.path(which, step)
         try:
-            return confined.read_json(self._run, self._name(folder / META), most=_MAX_JSON_BYTES)
+            return untrusted_files.read_json(self._run, self._name(folder / META), most=_MAX_JSON_BYTES)
         except (ValueError, FileNotFoundError) as error:
             raise NoCheckpoint(f"{META} of {folder} cannot be read: {error}") from None
 
@@ -184,7 +184,7 @@ class CheckpointFolders:
         return step
 
     def _is_any_set_aside(self, which: Which) -> bool:
-        names = confined.names(self._run, self._name(self.root / "damaged"))
+        names = untrusted_files.names(self._run, self._name(self.root / "damaged"))
         return any(name.startswith(f"{which}-") for name in names)
 
     def find_valid(self, which: Which, until: float = math.inf) -> int | None:
@@ -218,10 +218,10 @@ class CheckpointFolders:
         aside = self.root / "damaged"
         name = f"{folder.parent.name}-{folder.name}"
         try:
-            existing = confined.names(self._run, self._name(aside))
+            existing = untrusted_files.names(self._run, self._name(aside))
             free = next(each for each in (name, *(f"{name}-{i}" for i in range(2, 10_000))) if each not in existing)
-            confined.make_folder(self._run, self._name(aside))
-            confined.rename(self._run, self._name(folder), self._name(aside / free))
+            untrusted_files.make_folder(self._run, self._name(aside))
+            untrusted_files.rename(self._run, self._name(folder), self._name(aside / free))
         except OSError as error:  # for example a read-only folder
             return f"it cannot be moved aside ({error.strerror})"
         return f"moved to {aside / free}"

@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 
 from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import Devices, replicate
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import DiskFailed, DiskFull, NoCheckpoint, disk_refusal, is_disk_full
 from segnet_jax.system.files import atomic_write_json
 from segnet_jax.training.checkpoint_content import check_values, reading_state
@@ -182,11 +182,11 @@ class Checkpoints:
             )
 
     def _make_parent(self, partial: pathlib.Path) -> None:
-        confined.make_folder(self._root.parent, partial.parent.relative_to(self._root.parent).as_posix())
+        untrusted_files.make_folder(self._root.parent, partial.parent.relative_to(self._root.parent).as_posix())
         self._remove(partial)
 
     def _remove(self, partial: pathlib.Path) -> None:
-        confined.remove(self._root.parent, partial.relative_to(self._root.parent).as_posix())
+        untrusted_files.remove(self._root.parent, partial.relative_to(self._root.parent).as_posix())
 
     @contextlib.contextmanager
     def _disk_errors(self, which: Which, step: int, partial: pathlib.Path):

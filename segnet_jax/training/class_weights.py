@@ -8,7 +8,7 @@ import logging
 
 import numpy as np
 
-from segnet_jax.config.class_weights import weights_of_classes
+from segnet_jax.config.class_weights_flag import weights_of_classes
 from segnet_jax.config.fields import Config
 from segnet_jax.data.dataset import Dataset, Split
 from segnet_jax.data.input_pipeline.class_counts import LabelCounts, count_split

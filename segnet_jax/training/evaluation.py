@@ -19,7 +19,7 @@ import numpy as np
 from segnet_jax.data.input_pipeline.cache import CachedSplit
 from segnet_jax.distributed.data_parallel import sum_over_processes
 from segnet_jax.metrics.boundary import BoundaryF1, boundary_f1
-from segnet_jax.metrics.matching import count_pairs
+from segnet_jax.metrics.boundary_matching import count_pairs
 from segnet_jax.metrics.table import labeled_pixels, right_pixels
 
 MAX_CELLS = 2**24

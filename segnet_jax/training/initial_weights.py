@@ -13,14 +13,10 @@ import jax
 import numpy as np
 
 from segnet_jax.config.fields import Config
-from segnet_jax.config.options import flags_of, words_of
+from segnet_jax.config.flag_specs import flags_of, words_of
 from segnet_jax.data.input_pipeline import tf_data
-from segnet_jax.distributed.data_parallel import (
-    Devices,
-    prefetch,
-    replicate,
-)
-from segnet_jax.nn.contract import NetworkContract, batch_norms, head_layers
+from segnet_jax.distributed.data_parallel import Devices, prefetch, replicate
+from segnet_jax.nn.network_interface import NetworkInterface, batch_norms, head_layers
 from segnet_jax.nn.preprocessing import IMAGENET_STD, PREPROCESSINGS, RAW, TORCH, Preprocessing
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import UserError, listed
@@ -217,7 +213,7 @@ def choose_preprocessing(
 
 def first_variables(
     config: Config,
-    model: NetworkContract,
+    model: NetworkInterface,
     initial: VGG | TrainedSegNet | None,
     preprocessing: Preprocessing,
     batch_of: Callable[[int], tf_data.Batch],
@@ -235,7 +231,7 @@ def first_variables(
     variables = draw()
     if initial is None:
         return variables
-    from segnet_jax.weights.insert import affine_maps, insert_encoder
+    from segnet_jax.weights.insert_vgg import affine_maps, insert_encoder
 
     params, batch_stats = insert_encoder(
         variables["params"],

@@ -15,7 +15,7 @@ import stat
 from collections.abc import Mapping
 from typing import Any
 
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import shown
 from segnet_jax.system.files import plain, sum_of_file
 
@@ -82,7 +82,7 @@ def link_files(source: pathlib.Path, partial: pathlib.Path, part: str) -> dict[s
         if not name.startswith(f"{part}/"):
             continue
         (partial / name).parent.mkdir(parents=True, exist_ok=True)
-        if not confined.is_file(source, name):
+        if not untrusted_files.is_file(source, name):
             raise Damaged(f"{name} is missing")
         try:
             os.link(source / name, partial / name)
@@ -110,18 +110,18 @@ def verify(folder: pathlib.Path, max_bytes: int | None = None) -> dict[str, Any]
     for name, entry in manifest["files"].items():
         file = shown(name)
         try:
-            status = confined.status(folder, name)
+            status = untrusted_files.status(folder, name)
             if status is None:
                 raise Damaged(f"{file} is missing")
             if not stat.S_ISREG(status.st_mode):  # reading a pipe would block
                 raise Damaged(f"{file} is not a file")
             if status.st_size != entry["bytes"]:
                 raise Damaged(f"{file} has {status.st_size} bytes instead of {entry['bytes']}")
-            if confined.sum_of(folder, name, entry["bytes"]) != entry["sha256"]:
+            if untrusted_files.sum_of(folder, name, entry["bytes"]) != entry["sha256"]:
                 raise Damaged(f"the checksum of {file} does not match")
         except FileNotFoundError:
             raise Damaged(f"{file} is missing") from None
-        except confined.Refused as error:
+        except untrusted_files.Refused as error:
             raise Damaged(str(error)) from None
     if unlisted := _files_in(folder) - manifest["files"].keys() - {MANIFEST}:
         raise Damaged(f"{shown(min(unlisted))} is not listed in {MANIFEST}")
@@ -131,9 +131,9 @@ def verify(folder: pathlib.Path, max_bytes: int | None = None) -> dict[str, Any]
 def _files_in(folder: pathlib.Path, inner: str = "") -> set[str]:
     """Return the paths of all non-folders below a folder, except NFS's placeholders for deleted files still in use."""
     files = set()
-    for name in confined.names(folder, inner):
+    for name in untrusted_files.names(folder, inner):
         path = f"{inner}/{name}" if inner else name
-        status = confined.status(folder, path)
+        status = untrusted_files.status(folder, path)
         if status is not None and stat.S_ISDIR(status.st_mode):
             files |= _files_in(folder, path)
         elif not name.startswith(".nfs"):
@@ -149,7 +149,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
       NewerFormat: If the manifest's version is unknown.
     """
     try:
-        manifest = confined.read_json(folder, MANIFEST, most=_MAX_BYTES)
+        manifest = untrusted_files.read_json(folder, MANIFEST, most=_MAX_BYTES)
         checksum = manifest.pop("sha256")
         if checksum != _sum_of(manifest):
             raise Damaged(f"the checksum of {MANIFEST} does not match")
@@ -157,7 +157,7 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
             raise Damaged(f"{MANIFEST} has an invalid entry")
     except (FileNotFoundError, NotADirectoryError):
         raise Damaged(f"{MANIFEST} is missing") from None
-    except confined.Refused as error:
+    except untrusted_files.Refused as error:
         raise Damaged(str(error)) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise Damaged(f"{MANIFEST} is damaged") from None

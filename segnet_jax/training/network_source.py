@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from segnet_jax.config import files
 from segnet_jax.config.fields import Config
 from segnet_jax.data.labels.label_mapping import StoredLabels, labels_from_json
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.bucket_address import is_address
 from segnet_jax.system.buckets import local_copy
 from segnet_jax.system.errors import UserError
-from segnet_jax.training.own_network import import_network
+from segnet_jax.training.custom_network import import_network
 from segnet_jax.weights.hub import NETWORK_FILE, fetch_repository, is_repository
-from segnet_jax.weights.own_segnet import Description, OwnSegNet
+from segnet_jax.weights.segnet_safetensors import Description, ExportedSegNet
 
 NETWORK_FIELDS = (  # config fields needed to rebuild the network; none contains a path
     *("protocol", "image_size", "network", "encoder", "depth", "width", "pooling", "upsampling", "encoder_addition"),
@@ -44,33 +44,33 @@ def is_exported(folder: str | pathlib.Path) -> bool:
     """Return whether a folder contains an exported network and no run; False if it cannot be read."""
     folder = pathlib.Path(folder)
     try:
-        return not files.is_run(folder) and confined.status(folder, NETWORK_FILE) is not None
+        return not files.is_run(folder) and untrusted_files.status(folder, NETWORK_FILE) is not None
     except OSError:  # reading it as a run reports the cause
         return False
 
 
-def read_network_config(folder: str | pathlib.Path, own_network: str = "", others: Sequence[str] = ()) -> Config:
+def read_network_config(folder: str | pathlib.Path, custom_network: str = "", others: Sequence[str] = ()) -> Config:
     """Return the config of a run, or of an exported network (its network, image size and read options).
 
     Args:
       folder: the run folder or the exported folder.
-      own_network: the network that this command names, imported if it is custom (see `import_network`).
-      others: other sources that the command uses; `own_network` may also be the network of one of these.
+      custom_network: the network that this command names, imported if it is custom (see `import_network`).
+      others: other sources that the command uses; `custom_network` may also be the network of one of these.
 
     Raises:
-      UserError: If the folder contains neither or is damaged, or `own_network` is another network or cannot be
+      UserError: If the folder contains neither or is damaged, or `custom_network` is another network or cannot be
         imported.
     """
     exported = is_exported(folder)
     config = config_from(describe_exported(folder), str(folder)) if exported else files.read_run(folder)
-    if own_network:
+    if custom_network:
         known = {config.network, *(read_network_config(local_folder(source)).network for source in others)}
-        if own_network not in known:
+        if custom_network not in known:
             raise UserError(
-                f"--network {own_network} is not the network of {folder}, which is {' or '.join(sorted(known))}: "
+                f"--network {custom_network} is not the network of {folder}, which is {' or '.join(sorted(known))}: "
                 "omit --network, or name that one"
             )
-        import_network(own_network)
+        import_network(custom_network)
     return config
 
 
@@ -93,16 +93,16 @@ def describe_exported(folder: str | pathlib.Path) -> Description:
     Raises:
       UserError: If the file is damaged, too large, or a link.
     """
-    from segnet_jax.weights.load import describe_own_segnet
+    from segnet_jax.weights.load import describe_exported_segnet
 
-    return describe_own_segnet(_network_file(folder))
+    return describe_exported_segnet(_network_file(folder))
 
 
-def read_exported(folder: str | pathlib.Path) -> OwnSegNet:
+def read_exported(folder: str | pathlib.Path) -> ExportedSegNet:
     """Read an exported network completely. Raises the same errors as `describe_exported`."""
-    from segnet_jax.weights.load import read_own_segnet
+    from segnet_jax.weights.load import read_exported_segnet
 
-    return read_own_segnet(_network_file(folder))
+    return read_exported_segnet(_network_file(folder))
 
 
 def exported_labels(folder: str | pathlib.Path) -> StoredLabels | None:
@@ -119,5 +119,5 @@ def exported_labels(folder: str | pathlib.Path) -> StoredLabels | None:
 
 
 def _network_file(folder: str | pathlib.Path) -> pathlib.Path:
-    confined.is_file(folder, NETWORK_FILE)  # rejects a link, a pipe or a device
+    untrusted_files.is_file(folder, NETWORK_FILE)  # rejects a link, a pipe or a device
     return pathlib.Path(folder) / NETWORK_FILE

@@ -10,7 +10,7 @@ from typing import Any
 
 import optax
 
-from segnet_jax.nn.contract import SECTIONS, NetworkContract, frozen_layers, role_mask, section_mask
+from segnet_jax.nn.network_interface import SECTIONS, NetworkInterface, frozen_layers, role_mask, section_mask
 from segnet_jax.training.plateau import reduce_on_plateau
 from segnet_jax.training.schedules import Schedule, constant_from, learning_rate_schedule
 
@@ -43,7 +43,7 @@ class OptimizerSettings:
       decay_shift: whether to also apply weight decay to BatchNorm's shift, as in MATLAB (OffsetL2Factor 1).
       bias_lr_mult: learning-rate multiplier of convolution biases; 2 in SegNet-Tutorial.
       encoder_lr_mult: learning-rate multiplier of the encoder.
-      lr_mult: learning-rate multipliers as NAME=FACTOR, with a section or a role of `nn.contract` as name.
+      lr_mult: learning-rate multipliers as NAME=FACTOR, with a section or a role of `nn.network_interface` as name.
     """
 
     optimizer: str = "sgd"
@@ -131,7 +131,7 @@ OPTIMIZERS: dict[str, Callable[..., tuple[optax.GradientTransformation, ...]]] =
 
 def build_optimizer(
     settings: OptimizerSettings,
-    model: NetworkContract,
+    model: NetworkInterface,
     steps_per_epoch: int,
     schedule: optax.Schedule | None = None,
     own: Callable[[optax.Schedule], optax.GradientTransformation] | None = None,
@@ -180,7 +180,7 @@ def _schedule_of(settings: OptimizerSettings, steps_per_epoch: int) -> optax.Sch
     return constant_from(schedule, total_steps - settings.swa_epochs * steps_per_epoch, settings.swa_learning_rate)
 
 
-def _multipliers(settings: OptimizerSettings, model: NetworkContract) -> Iterator[tuple[float, Mask]]:
+def _multipliers(settings: OptimizerSettings, model: NetworkInterface) -> Iterator[tuple[float, Mask]]:
     for each in settings.lr_mult:
         name, factor = each.split("=")
         yield float(factor), (section_mask if name in SECTIONS else role_mask)(model, name)

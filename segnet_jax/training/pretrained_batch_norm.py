@@ -21,8 +21,8 @@ from flax import linen as nn
 from jax import lax
 
 from segnet_jax.distributed.data_parallel import AXIS, AheadOfTime, Devices, parallel_eval_step
-from segnet_jax.nn.contract import NetworkContract, encoder_convolutions
 from segnet_jax.nn.convolution import convolve_padded
+from segnet_jax.nn.network_interface import NetworkInterface, encoder_convolutions
 from segnet_jax.nn.pooling import max_pool_with_code
 from segnet_jax.nn.preprocessing import Preprocessing, normalize
 
@@ -37,7 +37,7 @@ class Affine(NamedTuple):
 
 
 def measure_convolutions(
-    model: NetworkContract,
+    model: NetworkInterface,
     kernels: Mapping[str, jax.Array],
     affine: Mapping[str, Affine],
     batches: Iterable[dict[str, jax.Array]],

@@ -18,16 +18,16 @@ from segnet_jax.distributed.data_parallel import AXIS
 from segnet_jax.metrics.boundary import boundary_counts
 from segnet_jax.metrics.co_occurrence import co_occurrences
 from segnet_jax.metrics.confusion import confusion_matrices
-from segnet_jax.nn.contract import frozen_layers
 from segnet_jax.nn.label_bits import classes_above_half
+from segnet_jax.nn.network_interface import frozen_layers
 from segnet_jax.nn.preprocessing import normalize
 from segnet_jax.training.ema import ema_decay_at, swa_decay_at, update_ema
-from segnet_jax.training.inputs import MakeBatch
 from segnet_jax.training.losses import multi_label, num_right, num_valid
 from segnet_jax.training.plateau import find_plateau
-from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.small_arrays import all_finite, join_small, select
 from segnet_jax.training.state import TrainState, split_layers
+from segnet_jax.training.step_inputs import MakeBatch
+from segnet_jax.training.step_settings import StepSettings
 
 
 def train_steps(

@@ -13,11 +13,11 @@ from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.system.download import is_web_page
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.zips import check_zip
-from segnet_jax.weights import own_segnet
+from segnet_jax.weights import segnet_safetensors
 from segnet_jax.weights.containers.pickled import CodeInside
 from segnet_jax.weights.formats import caffe, caffe_segnet, keras, npz, onnx, safetensors, torch
 from segnet_jax.weights.formats.caffe_segnet import CaffeSegNet
-from segnet_jax.weights.own_segnet import Description, OwnSegNet
+from segnet_jax.weights.segnet_safetensors import Description, ExportedSegNet
 from segnet_jax.weights.vgg import VGG
 
 FORMATS = "torch .pth, .safetensors, Keras .h5 or .keras, ONNX, .npz, .caffemodel"
@@ -52,7 +52,7 @@ def read_caffe_segnet(path: Path) -> CaffeSegNet:
         return caffe_segnet.read(path)
 
 
-def read_own_segnet(path: Path) -> OwnSegNet:
+def read_exported_segnet(path: Path) -> ExportedSegNet:
     """Read and validate a SegNet written by `export --format safetensors`.
 
     Raises:
@@ -60,10 +60,10 @@ def read_own_segnet(path: Path) -> OwnSegNet:
     """
     path = Path(path)
     with _naming(path):
-        return own_segnet.read(path)
+        return segnet_safetensors.read(path)
 
 
-def describe_own_segnet(path: Path) -> Description:
+def describe_exported_segnet(path: Path) -> Description:
     """Read the network description in a file written by `export --format safetensors`.
 
     Raises:
@@ -71,7 +71,7 @@ def describe_own_segnet(path: Path) -> Description:
     """
     path = Path(path)
     with _naming(path):
-        return own_segnet.describe(path)
+        return segnet_safetensors.describe(path)
 
 
 def kind_of_file(path: Path) -> Literal["segnet", "caffe-segnet", "vgg"]:
@@ -83,7 +83,7 @@ def kind_of_file(path: Path) -> Literal["segnet", "caffe-segnet", "vgg"]:
     path = Path(path)
     with _naming(path):
         reader = _format(path)
-        if reader is safetensors.read and own_segnet.head_tensors() & own_segnet.names_in(path):
+        if reader is safetensors.read and segnet_safetensors.head_tensors() & segnet_safetensors.names_in(path):
             return "segnet"
         if reader is caffe.read and caffe_segnet.LAST_LAYERS & {layer.name for layer in caffe.read_layers(path)}:
             return "caffe-segnet"

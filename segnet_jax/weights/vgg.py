@@ -14,7 +14,7 @@ import numpy as np
 from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.system.errors import UserError
-from segnet_jax.weights.containers.stored import StoredTensor, misfits, read_numbers
+from segnet_jax.weights.containers.stored_tensors import StoredTensor, misfits, read_numbers
 
 Role = Literal["kernel", "bias", "bn_scale", "bn_bias", "bn_mean", "bn_var"]
 Table = dict[str, tuple[str, Role]]

@@ -23,7 +23,7 @@ from segnet_jax.benchmarks.portability.layer_differences import (
     intermediates,
 )
 from segnet_jax.benchmarks.portability.lowering import PLATFORMS
-from segnet_jax.benchmarks.portability.machine import new_peak_mb
+from segnet_jax.benchmarks.portability.measure import new_peak_mb
 from segnet_jax.benchmarks.portability.operation_counts import count_operations
 from segnet_jax.benchmarks.portability.side_by_side import as_markdown, compare_machines
 from segnet_jax.benchmarks.portability.steps import STEPS, StepConstants, lower_steps
@@ -34,11 +34,11 @@ from segnet_jax.distributed.data_parallel import choose_devices, parallel_train_
 from segnet_jax.nn import SegNet, fold_batch_norm
 from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.system.command import run_command
-from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer
-from segnet_jax.training.restored import restore
-from segnet_jax.training.settings import StepSettings
+from segnet_jax.training.restore_network import restore
 from segnet_jax.training.state import create_state, named_leaves
+from segnet_jax.training.step_inputs import as_sent
+from segnet_jax.training.step_settings import StepSettings
 from segnet_jax.training.steps import train_steps
 
 CLASSES = 11
@@ -330,7 +330,7 @@ def test_out_of_memory_in_float32_is_reported_in_a_line_and_leaves_what_was_meas
     full = SimpleNamespace(
         config=TINY, devices=choose_devices("1"), platform="cpu", describe_network=dict, measure=measure
     )
-    monkeypatch.setattr("segnet_jax.benchmarks.portability.machine.Machine.open", lambda *_: full)
+    monkeypatch.setattr("segnet_jax.benchmarks.portability.measure.Machine.open", lambda *_: full)
     file = tmp_path / "here.json"
     assert run(monkeypatch, "measure", "--run", "r", "--json", file, "--precision", "bfloat16", "float32") == 7
     (error,) = capsys.readouterr().err.splitlines()

@@ -13,7 +13,7 @@ from segnet_jax.data.input_pipeline.augment import bend
 from segnet_jax.data.input_pipeline.sampler import GRID, Sampler
 from segnet_jax.data.input_pipeline.tf_data import BatchShard
 from segnet_jax.distributed.data_parallel import choose_devices
-from segnet_jax.training import inputs
+from segnet_jax.training import step_inputs
 
 
 @pytest.mark.parametrize("size", [(24, 31), (2, 3), (1, 9)])
@@ -50,7 +50,7 @@ def test_both_input_paths_make_the_same_batches(count, place, grad_accum_steps):
     batch_size = 2 * count * grad_accum_steps
     settings = {"seed": 2, "flip": True, "shift": 3, "scale": (0.5, 2.0), "rotate": 30.0, "class_mix": 0.5}
     sampler, plain = (Sampler(len(samples), batch_size, **settings, elastic=each) for each in (2.5, 0.0))
-    source = inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
+    source = step_inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
     make, steps = mapped(source, devices), range(sampler.steps_per_epoch)
     for step, draws in zip(steps, source.inputs([range(step, step + 1) for step in steps]), strict=True):
         made = make(draws)

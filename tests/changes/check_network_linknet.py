@@ -15,7 +15,7 @@ from test_train import restored, run
 import segnet_jax
 from segnet_jax.benchmarks.roofline import work_of
 from segnet_jax.nn import NETWORKS, fold_batch_norm
-from segnet_jax.nn.contract import check_contract, collect_taps
+from segnet_jax.nn.network_interface import check_contract, collect_taps
 
 LINKNET = ("--network", "linknet", "--depth", 2, "--epochs", 6)
 

@@ -106,7 +106,7 @@ def test_train_evaluate_and_load_give_what_the_commands_give(tmp_path, monkeypat
 
 
 def test_keywords_are_the_commands_flags():
-    from segnet_jax.config.options import flag_words
+    from segnet_jax.config.flag_specs import flag_words
 
     flags = flag_words(Config, TINY | {"flip": False, "sync_batch_norm": True, "seed": 3, "protocol": None})
     config = parse_config(flags, prog="p", description="d")
@@ -116,7 +116,7 @@ def test_keywords_are_the_commands_flags():
 
 
 def test_the_verbosity_is_a_keyword_too():
-    from segnet_jax.config.options import flag_words
+    from segnet_jax.config.flag_specs import flag_words
 
     assert flag_words(Config, {"quiet": True, "verbose": None, "epochs": 2}) == ["--quiet", "--epochs", "2"]
 

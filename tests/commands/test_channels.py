@@ -77,7 +77,7 @@ def test_the_network_learns_and_is_normalized_by_the_training_images_own_statist
 
 def segnet_names(folder, split):
     from segnet_jax.config.files import read_run
-    from segnet_jax.runs.dataset import open_data
+    from segnet_jax.runs.load_dataset import open_data
 
     return open_data(read_run(folder)).splits[split].names
 

@@ -15,8 +15,8 @@ from PIL import Image
 
 from segnet_jax import __main__ as script
 from segnet_jax.config.fields import Config
+from segnet_jax.config.flag_specs import CONFIG_FLAG, flags_of, with_own
 from segnet_jax.config.flags import parse_config
-from segnet_jax.config.options import CONFIG_FLAG, flags_of, with_own
 from segnet_jax.system.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

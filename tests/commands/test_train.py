@@ -292,7 +292,7 @@ def test_the_statistics_are_calibrated_on_as_many_images_however_many_batches_a_
         return {}
 
     monkeypatch.setattr(initial_weights, "average_statistics", look)
-    monkeypatch.setattr("segnet_jax.weights.insert.insert_encoder", lambda params, stats, *_, **__: (params, stats))
+    monkeypatch.setattr("segnet_jax.weights.insert_vgg.insert_encoder", lambda params, stats, *_, **__: (params, stats))
     model = SegNet(3, depth=1, width=1 / 16)
     for grad_accum_steps in (1, 8):
         config = Config(batch_size_per_device=4, grad_accum_steps=grad_accum_steps)

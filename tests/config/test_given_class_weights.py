@@ -2,11 +2,11 @@
 
 import pytest
 
-from segnet_jax.config.class_weights import given_weights, weights_of_classes
+from segnet_jax.config.class_weights_flag import given_weights, weights_of_classes
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_config
+from segnet_jax.config.flag_specs import flag_words
 from segnet_jax.config.flags import parse_config
-from segnet_jax.config.options import flag_words
 from segnet_jax.system.errors import UserError
 
 CLASSES = ("road", "traffic light", "car")

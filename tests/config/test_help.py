@@ -12,11 +12,11 @@ import pytest
 from segnet_jax import __main__ as script
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import protocol_names, protocol_summaries, read_protocol
+from segnet_jax.config.flag_hints import HABITS, NOT_NEEDED
+from segnet_jax.config.flag_specs import File, Flag, ImageSize, RunFolder, Section, flags_of
 from segnet_jax.config.flags import parse_config, parse_flags
-from segnet_jax.config.habits import HABITS, NOT_NEEDED
 from segnet_jax.config.help import help_text
-from segnet_jax.config.options import File, Flag, ImageSize, RunFolder, Section, flags_of
-from segnet_jax.system.called import as_called
+from segnet_jax.system.command_name import as_called
 from segnet_jax.system.errors import UserError
 from segnet_jax.train import DESCRIPTION
 

@@ -12,7 +12,7 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import BATCH_OF_A_DEVICE, protocol_names, read_protocol
 from segnet_jax.config.flags import parse_config
 from segnet_jax.data.input_pipeline.sampler import Sampler
-from segnet_jax.runs.checks import batch_warning
+from segnet_jax.runs.config_checks import batch_warning
 from segnet_jax.runs.result import recipe
 
 ROOT = pathlib.Path(__file__).parents[2]

@@ -31,8 +31,8 @@ from segnet_jax.reporting.class_key import add_class_key
 from segnet_jax.runs.dataset_checks import suggested_size
 from segnet_jax.runs.out_of_memory import check_memory
 from segnet_jax.system import bounded_toml
-from segnet_jax.system.budget import Budget, count_values
 from segnet_jax.system.errors import OutOfMemory, UserError
+from segnet_jax.system.memory_budget import Budget, count_values
 from segnet_jax.system.signals import Stop
 
 # --- TOML ---

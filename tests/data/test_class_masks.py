@@ -14,7 +14,7 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.label_files.class_masks import read_class_masks
 from segnet_jax.data.labels.label_mapping import StoredLabels, labels_from_json
 from segnet_jax.data.layouts.label_studio import region_of
-from segnet_jax.runs.dataset import open_data
+from segnet_jax.runs.load_dataset import open_data
 from segnet_jax.system.errors import UserError
 
 CLASSES = {"disc": RED, "box": BLUE}

@@ -13,7 +13,7 @@ from segnet_jax.data.input_pipeline.sampler import Sampler
 from segnet_jax.data.input_pipeline.tf_data import BatchShard
 from segnet_jax.distributed.data_parallel import AXIS, choose_devices
 from segnet_jax.system.errors import UserError
-from segnet_jax.training import inputs
+from segnet_jax.training import step_inputs
 
 
 def random_samples(count, height, width):
@@ -56,10 +56,10 @@ def test_batches_made_on_the_device_are_those_of_the_host_bit_for_bit(
     global_batch_size = count * shard.batch_size_per_device * grad_accum_steps
     samples = random_samples(4 * global_batch_size + 3, *size)  # four steps an epoch, three samples left over
     sampler = Sampler(len(samples), global_batch_size, seed=2, flip=True, shift=shift)
-    calls = inputs.split_into_dispatches(
+    calls = step_inputs.split_into_dispatches(
         range(3 * sampler.steps_per_epoch), steps_per_dispatch, sampler.steps_per_epoch
     )
-    source = inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
+    source = step_inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
     make = mapped(source, devices)
     sent = list(source.inputs(calls))
     assert len(sent) == len(calls) and max(map(len, calls)) == steps_per_dispatch
@@ -86,7 +86,7 @@ def test_augmentation_on_the_device_equals_a_loop_over_pixels(flip, shift):
 def test_evaluation_batches_are_those_of_the_host_padded_with_black_and_void(count, place):
     devices, shard = choose_devices(str(count)), BatchShard(count, 0, count, batch_size_per_device=2)
     samples = random_samples(19, 5, 3)  # of 20 or 32 places
-    source = inputs.evaluation_input(place, samples, shard, devices)
+    source = step_inputs.evaluation_input(place, samples, shard, devices)
     make, seen = mapped(source, devices, num_steps_axis=False), []
     for step, draws in enumerate(source.inputs()):
         made, expected = make(draws), tf_data.evaluation_batch(samples, shard, step)
@@ -121,8 +121,8 @@ def test_shards_take_an_eighth_of_the_memory_that_the_whole_takes_on_each_device
     sampler = Sampler(16, 8, seed=0, flip=True, shift=1)
     for place, part in (("device", 1), ("shards", 8)):
         for source in (
-            inputs.training_input(place, samples, sampler, shard, 1, devices),
-            inputs.evaluation_input(place, samples, shard, devices),
+            step_inputs.training_input(place, samples, sampler, shard, 1, devices),
+            step_inputs.evaluation_input(place, samples, shard, devices),
         ):
             held = dict.fromkeys(devices.local, 0)
             for array in source.store.values():
@@ -132,7 +132,7 @@ def test_shards_take_an_eighth_of_the_memory_that_the_whole_takes_on_each_device
 
 
 def with_memory(monkeypatch, num_bytes):
-    monkeypatch.setattr(inputs, "memory_of", lambda device: num_bytes)
+    monkeypatch.setattr(step_inputs, "memory_of", lambda device: num_bytes)
 
 
 TRAIN, VAL = (from_arrays(np.zeros((n, 5, 5, 3), np.uint8), np.zeros((n, 5, 5), np.uint8)) for n in (6, 2))
@@ -150,16 +150,17 @@ BYTES = 8 * 100  # of both, which may take a quarter of each device's memory
 )
 def test_samples_are_placed_whole_or_sharded_or_on_the_host_by_size(monkeypatch, memory, place):
     with_memory(monkeypatch, memory)
-    assert inputs.choose_placement("auto", choose_devices("8"), TRAIN, VAL) == place
-    assert inputs.choose_placement("host", choose_devices("8"), TRAIN, VAL) == "host"
+    assert step_inputs.choose_placement("auto", choose_devices("8"), TRAIN, VAL) == place
+    assert step_inputs.choose_placement("host", choose_devices("8"), TRAIN, VAL) == "host"
     if place != "host":
-        assert inputs.choose_placement("device", choose_devices("8"), TRAIN, VAL) == place
+        assert step_inputs.choose_placement("device", choose_devices("8"), TRAIN, VAL) == place
 
 
 def test_streamed_samples_stay_on_the_host(monkeypatch):
     with_memory(monkeypatch, 2**40)
     assert (
-        inputs.choose_placement("auto", choose_devices("1"), TRAIN, streamed(random_split(2, 5, 5), (5, 5))) == "host"
+        step_inputs.choose_placement("auto", choose_devices("1"), TRAIN, streamed(random_split(2, 5, 5), (5, 5)))
+        == "host"
     )
 
 
@@ -175,7 +176,7 @@ def test_streamed_samples_stay_on_the_host(monkeypatch):
 def test_all_processes_take_the_most_modest_placement_that_any_chooses_and_log_it(places, agreed, who, logged):
     for place in places:
         logged.clear()
-        assert inputs.agree_on_placement(place, lambda mine: places) == agreed
+        assert step_inputs.agree_on_placement(place, lambda mine: places) == agreed
         assert len(logged) == bool(who)
         assert all(each.startswith(f"input    {agreed} in all processes") and each.endswith(who) for each in logged)
 
@@ -184,13 +185,13 @@ def test_a_device_that_cannot_be_the_place_is_refused_with_what_to_do(monkeypatc
     with_memory(monkeypatch, 64 * 10**6)
     large = CachedSplit(TRAIN.read, 1000, (500, 500), TRAIN.images, TRAIN.labels)  # claims 1 GB
     with pytest.raises(UserError) as refused:
-        inputs.choose_placement("device", choose_devices("8"), large)
+        step_inputs.choose_placement("device", choose_devices("8"), large)
     assert str(refused.value) == (
         "--input device is not possible: the images take 1.00 GB, but the limit on 8 x cpu is 128 MB; use --input host"
     )
     message = r"decoded images do not fit in the cache; set \$SEGNET_JAX_CACHE .*; use --input host$"
     with pytest.raises(UserError, match=message):
-        inputs.choose_placement("device", choose_devices("8"), streamed(random_split(2, 5, 5), (5, 5)))
+        step_inputs.choose_placement("device", choose_devices("8"), streamed(random_split(2, 5, 5), (5, 5)))
 
 
 @pytest.mark.parametrize(
@@ -205,13 +206,13 @@ def test_a_device_that_cannot_be_the_place_is_refused_with_what_to_do(monkeypatc
     ],
 )
 def test_calls_of_hand_worked_cases(steps, most, steps_per_epoch, expected):
-    assert inputs.split_into_dispatches(steps, most, steps_per_epoch) == [range(*ends) for ends in expected]
+    assert step_inputs.split_into_dispatches(steps, most, steps_per_epoch) == [range(*ends) for ends in expected]
 
 
 def test_calls_together_are_all_the_steps_and_none_crosses_the_end_of_an_epoch():
     for start, length, most, steps_per_epoch in np.ndindex(9, 12, 5, 7):
         steps = range(start, start + length)
-        calls = inputs.split_into_dispatches(steps, most + 1, steps_per_epoch + 1)
+        calls = step_inputs.split_into_dispatches(steps, most + 1, steps_per_epoch + 1)
         assert [step for call in calls for step in call] == list(steps)
         for call in calls:
             assert 1 <= len(call) <= most + 1

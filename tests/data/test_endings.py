@@ -22,7 +22,7 @@ from segnet_jax.benchmarks.table import print_measurements
 from segnet_jax.config.files import read_run
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.label_files.decode_labels import read_stored
-from segnet_jax.data.layouts.names.match_names import pictures_below
+from segnet_jax.data.layouts.names.match_labels import pictures_below
 from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.exporting.output_folder import explain_disk_errors
 from segnet_jax.inference.sources import find_sources, name_outputs
@@ -30,7 +30,7 @@ from segnet_jax.reporting.progress import Progress
 from segnet_jax.reporting.published import print_published
 from segnet_jax.reporting.tables import print_sequences
 from segnet_jax.runs.session import record_evaluation
-from segnet_jax.system import console, errors, limits
+from segnet_jax.system import console, errors, system_limits
 from segnet_jax.system.command import run_command
 from segnet_jax.system.console import bar
 from segnet_jax.system.errors import NotFinite, UserError
@@ -209,7 +209,7 @@ def test_the_limit_on_open_files_is_raised_as_far_as_it_goes(monkeypatch):
     given = []
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (64, 1000) if kind == resource.RLIMIT_NOFILE else (-1, -1))
     monkeypatch.setattr(resource, "setrlimit", lambda kind, both: given.append(both))
-    assert limits.problem() == "" and given == [(1000, 1000)]
+    assert system_limits.problem() == "" and given == [(1000, 1000)]
 
 
 # --- small ones ---

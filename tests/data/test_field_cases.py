@@ -18,9 +18,9 @@ from segnet_jax import doctor
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.data.images.decode import read_image
 from segnet_jax.data.images.picture_header import largest_image
-from segnet_jax.runs.dataset import open_data
+from segnet_jax.runs.load_dataset import open_data
 from segnet_jax.runs.setup import resolve
-from segnet_jax.system import budget
+from segnet_jax.system import memory_budget
 from segnet_jax.system.errors import UserError
 
 TRUE = {"ground": "ground", "red": "disc", "blue": "box"}
@@ -651,13 +651,13 @@ def test_larger_images_are_read_if_memory_allows():
 
 
 def test_the_limit_of_large_images_follows_the_memory_of_the_container(tmp_path, monkeypatch):
-    monkeypatch.setattr(budget, "_CGROUP", str(tmp_path))
-    whole = budget.free_memory()
+    monkeypatch.setattr(memory_budget, "_CGROUP", str(tmp_path))
+    whole = memory_budget.free_memory()
     for name, text in (("memory.max", "max"), ("memory.current", "5000"), ("memory.stat", "file 9\ninactive_file 100")):
         (tmp_path / name).write_text(text)
-    assert abs(budget.free_memory() - whole) < whole / 2 and whole > 0  # no limit
+    assert abs(memory_budget.free_memory() - whole) < whole / 2 and whole > 0  # no limit
     (tmp_path / "memory.max").write_text("7000\n")
-    assert budget.free_memory() == 7000 - 5000 + 100
+    assert memory_budget.free_memory() == 7000 - 5000 + 100
     assert largest_image() == 50_000_000
 
 

@@ -22,7 +22,7 @@ from segnet_jax.data.input_pipeline.cache import open_cached
 from segnet_jax.data.label_files.class_table_files import read_class_table
 from segnet_jax.data.labels.read_options import DEFAULTS
 from segnet_jax.data.random_split import group_of, split_randomly
-from segnet_jax.runs.dataset import open_data, read_options_of
+from segnet_jax.runs.load_dataset import open_data, read_options_of
 from segnet_jax.runs.setup import resolve
 from segnet_jax.system.errors import UserError
 

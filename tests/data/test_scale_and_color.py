@@ -19,7 +19,7 @@ from segnet_jax.data.input_pipeline.sampler import PIXEL, PLACES, Sampler, _colo
 from segnet_jax.data.input_pipeline.tf_data import BatchShard
 from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.system.errors import UserError
-from segnet_jax.training import inputs
+from segnet_jax.training import step_inputs
 
 
 def by_both(function, *arguments):
@@ -33,8 +33,8 @@ def by_both(function, *arguments):
 
 def assert_batches_are_equal(samples, sampler, shard, devices, place, grad_accum_steps, steps):
     """Check that the device makes the host's batches of two epochs, byte by byte; return the shape of an image."""
-    calls = inputs.split_into_dispatches(range(2 * sampler.steps_per_epoch), steps, sampler.steps_per_epoch)
-    source = inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
+    calls = step_inputs.split_into_dispatches(range(2 * sampler.steps_per_epoch), steps, sampler.steps_per_epoch)
+    source = step_inputs.training_input(place, samples, sampler, shard, grad_accum_steps, devices)
     make = mapped(source, devices)
     for numbers, draws in zip(calls, source.inputs(calls), strict=True):
         made = make(draws)

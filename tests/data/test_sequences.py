@@ -14,7 +14,7 @@ from segnet_jax.data.camvid_frames import split_names
 from segnet_jax.data.open_dataset import open_dataset
 from segnet_jax.data.sequences import SPANS, as_json, audit, describe_audit, sequence_and_frame, sequences_of
 from segnet_jax.reporting.tables import print_sequences
-from segnet_jax.runs.dataset import open_data
+from segnet_jax.runs.load_dataset import open_data
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import UserError
 

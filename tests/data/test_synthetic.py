@@ -12,9 +12,9 @@ from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.data.layouts.camvid import tutorial
 from segnet_jax.data.synthetic.canvas import Canvas, Rng
 from segnet_jax.data.synthetic.ground import Street
-from segnet_jax.data.synthetic.stand import Camera, Stand
+from segnet_jax.data.synthetic.street_objects import pedestrian, sign
 from segnet_jax.data.synthetic.street_scenes import plan_traffic, render, street_scenes, write_tutorial_layout
-from segnet_jax.data.synthetic.things import pedestrian, sign
+from segnet_jax.data.synthetic.upright_objects import Camera, Stand
 from segnet_jax.system.errors import UserError
 
 CLASSES = len(CAMVID)

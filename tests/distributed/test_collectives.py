@@ -12,10 +12,10 @@ import pytest
 from segnet_jax.distributed.data_parallel import AXIS, choose_devices, parallel_train_step
 from segnet_jax.nn import SegNet
 from segnet_jax.nn.preprocessing import TORCH
-from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer
-from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import create_state, variable_shapes
+from segnet_jax.training.step_inputs import as_sent
+from segnet_jax.training.step_settings import StepSettings
 from segnet_jax.training.steps import train_steps
 
 DEVICES = 8

@@ -10,7 +10,7 @@ import pytest
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_config
 from segnet_jax.config.flags import parse_config
-from segnet_jax.runs.checks import check_network
+from segnet_jax.runs.config_checks import check_network
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "camvid_vgg16"
 _SPEC = importlib.util.spec_from_file_location("camvid_vgg16_run", FOLDER / "run.py")

@@ -14,7 +14,7 @@ from segnet_jax.config.files import read_config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.data.camvid_frames import FRAMES
 from segnet_jax.reporting.evaluations import Images, images_path, write_images
-from segnet_jax.runs.checks import check_network
+from segnet_jax.runs.config_checks import check_network
 
 FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "finetune"
 _SPEC = importlib.util.spec_from_file_location("finetune_run", FOLDER / "run.py")

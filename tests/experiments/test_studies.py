@@ -11,8 +11,8 @@ import pytest
 from segnet_jax.config.differences import differences
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import override, read_config, read_protocol
-from segnet_jax.runs.checks import check_network
-from segnet_jax.training.build import build_model
+from segnet_jax.runs.config_checks import check_network
+from segnet_jax.training.build_model import build_model
 
 ROOT = pathlib.Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "ablation"

@@ -20,7 +20,7 @@ from segnet_jax.exporting import formats, stablehlo
 from segnet_jax.exporting.parity import compare
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import ExitError, UserError
-from segnet_jax.training import build
+from segnet_jax.training import build_model
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,8 @@ def test_the_metadata_of_the_weights_suffice_to_rebuild_the_network(tmp_path):
     with safe_open(tmp_path / "out" / "network.safetensors", "np") as file:
         fields, classes = (json.loads(file.metadata()[key]) for key in ("network", "classes"))
     fields["image_size"] = tuple(fields["image_size"])
-    built = build.build_model(Config(**fields), len(classes), "float32")
-    assert built == build.build_model(read_run(run), 11, "float32")
+    built = build_model.build_model(Config(**fields), len(classes), "float32")
+    assert built == build_model.build_model(read_run(run), 11, "float32")
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from jax import export
 from random_variables import random_variables
 
 from segnet_jax.exporting import stablehlo
-from segnet_jax.exporting.subject import ExportedNetwork
+from segnet_jax.exporting.exported_network import ExportedNetwork
 from segnet_jax.nn import SegNet, fold_batch_norm
 from segnet_jax.nn.preprocessing import RAW
 

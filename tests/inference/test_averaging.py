@@ -17,10 +17,10 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.inference.averaging import Views, average, log_mean
-from segnet_jax.inference.ensemble import check_members, warn_of_other_splits
+from segnet_jax.inference.ensemble_members import check_members, warn_of_other_splits
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.reporting.csv_files import image_scores_csv
-from segnet_jax.runs.dataset import open_data
+from segnet_jax.runs.load_dataset import open_data
 from segnet_jax.system.errors import DiskFull, UserError
 from segnet_jax.training import network_source
 

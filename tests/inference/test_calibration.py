@@ -14,8 +14,8 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
 from segnet_jax.inference.averaging import Views
 from segnet_jax.inference.predictor import Sizing
-from segnet_jax.inference.temperature import conditions, read_temperature
-from segnet_jax.runs.dataset import open_data
+from segnet_jax.inference.stored_temperature import conditions, read_temperature
+from segnet_jax.runs.load_dataset import open_data
 from segnet_jax.system.errors import UserError
 
 

@@ -16,8 +16,8 @@ import segnet_jax
 from segnet_jax import evaluate, export, predict
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.data.input_pipeline.cache import streamed
-from segnet_jax.runs.dataset import open_data
-from segnet_jax.system import confined
+from segnet_jax.runs.load_dataset import open_data
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.network_source import NETWORK_FIELDS, READING_FIELDS
 
@@ -159,7 +159,7 @@ def test_a_link_a_pipe_and_a_damaged_label_rule_are_refused(folder, tmp_path):
     for name, make in {"link": lambda path: path.symlink_to(folder / NETWORK), "pipe": os.mkfifo}.items():
         (tmp_path / name).mkdir()
         make(tmp_path / name / NETWORK)
-        with pytest.raises(confined.Refused):
+        with pytest.raises(untrusted_files.Refused):
             segnet_jax.load(tmp_path / name)
     changed = rewritten(folder, tmp_path / "changed", lambda meta, _: meta.update(labels='{"names": 1}'))
     with pytest.raises(UserError, match="label rule in .* is damaged"):

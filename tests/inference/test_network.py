@@ -23,7 +23,7 @@ from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.inference.network import folded
 from segnet_jax.nn import SegNet
 from segnet_jax.system.errors import NoCheckpoint, UserError
-from segnet_jax.training.restored import Restored, restore
+from segnet_jax.training.restore_network import Restored, restore
 
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])  # of ImageNet, by hand
 

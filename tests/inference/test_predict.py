@@ -31,7 +31,7 @@ from segnet_jax.reporting import prediction_files
 from segnet_jax.reporting.class_key import add_class_key
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import UserError
-from segnet_jax.training.restored import restore
+from segnet_jax.training.restore_network import restore
 
 MEAN, STD = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 TRAINED = (24, 32)

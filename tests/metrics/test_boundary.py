@@ -18,8 +18,8 @@ from scipy.spatial import cKDTree
 from segnet_jax.constants import VOID
 from segnet_jax.data.input_pipeline.cache import from_arrays
 from segnet_jax.metrics.boundary import boundary_counts, boundary_f1
-from segnet_jax.metrics.matching import count_pairs
-from segnet_jax.metrics.tolerance import half_widths
+from segnet_jax.metrics.boundary_matching import count_pairs
+from segnet_jax.metrics.boundary_tolerance import half_widths
 from segnet_jax.training.evaluation import evaluate_boundaries
 
 count_on_device = jax.jit(boundary_counts, static_argnums=2)

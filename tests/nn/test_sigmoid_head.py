@@ -7,9 +7,9 @@ import pytest
 from random_variables import random_variables
 
 from segnet_jax.constants import VOID
-from segnet_jax.exporting.subject import ExportedNetwork
+from segnet_jax.exporting.exported_network import ExportedNetwork
 from segnet_jax.nn import SegNet, SegNetBasic, fold_batch_norm
-from segnet_jax.nn.contract import check_contract, head_layers
+from segnet_jax.nn.network_interface import check_contract, head_layers
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.training.losses import cross_entropy_sum
 

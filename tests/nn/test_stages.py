@@ -19,12 +19,12 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_protocol
 from segnet_jax.config.flags import parse_config
 from segnet_jax.exporting import onnx
-from segnet_jax.exporting.subject import ExportedNetwork
+from segnet_jax.exporting.exported_network import ExportedNetwork
 from segnet_jax.inference.predictor import Sizing
 from segnet_jax.nn import SegNet, fold_batch_norm, segnet
 from segnet_jax.nn.batch_norm import BatchNormReLU
 from segnet_jax.nn.convolution import Convolution
-from segnet_jax.runs.checks import check_network
+from segnet_jax.runs.config_checks import check_network
 from segnet_jax.system.command import run_command
 from segnet_jax.train import main as train
 

@@ -10,7 +10,7 @@ from random_variables import random_variables
 
 from segnet_jax.benchmarks.roofline import work_of
 from segnet_jax.nn import SegNet, UNet, fold_batch_norm
-from segnet_jax.nn.contract import encoder_convolutions, head_layers
+from segnet_jax.nn.network_interface import encoder_convolutions, head_layers
 
 CLASSES, WIDTH, SHAPE = 11, 1 / 16, (2, 45, 61, 3)  # odd at several stages
 VARIANTS = [{}, {"pooling": "ceil", "conv_bias": True, "upsampling": "learnt"}]

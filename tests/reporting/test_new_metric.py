@@ -13,9 +13,9 @@ from segnet_jax.metrics.confusion import scores, selection_score
 from segnet_jax.reporting import environment
 from segnet_jax.reporting.metrics_log import read_metrics
 from segnet_jax.reporting.page.compare import comparison
-from segnet_jax.reporting.page.draw import comparison_html, report_html
+from segnet_jax.reporting.page.render import comparison_html, report_html
 from segnet_jax.reporting.page.run_summary import read_run_summary
-from segnet_jax.reporting.published import OwnResult, compare_with_published, print_published
+from segnet_jax.reporting.published import SeedAverage, compare_with_published, print_published
 from segnet_jax.reporting.run_logger import RunLogger
 from segnet_jax.reporting.tables import print_table
 from segnet_jax.runs.result import by_statistics
@@ -79,7 +79,7 @@ def test_it_is_in_the_report_and_in_comparisons(tmp_path):
 
 
 def test_it_is_a_column_of_the_published_results(tmp_path):
-    ours = OwnResult("a", (0,), "custom", "camvid-tutorial", "test", 233, 367, (360, 480), "none", {"scaled": 0.5})
+    ours = SeedAverage("a", (0,), "custom", "camvid-tutorial", "test", 233, 367, (360, 480), "none", {"scaled": 0.5})
     compared, file = compare_with_published([ours]), io.StringIO()
     print_published(compared, file)
     assert "SA" in file.getvalue()

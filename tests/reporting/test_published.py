@@ -19,11 +19,11 @@ from segnet_jax.metrics.bootstrap import intervals
 from segnet_jax.metrics.confusion import scores
 from segnet_jax.reporting.evaluations import Images, encode_images, images_path, read_images, write_images
 from segnet_jax.reporting.page.compare import comparison
-from segnet_jax.reporting.page.draw import report_html
+from segnet_jax.reporting.page.render import report_html
 from segnet_jax.reporting.page.run_summary import read_run_summary
 from segnet_jax.reporting.published import (
-    OwnResult,
     PublishedResult,
+    SeedAverage,
     compare_with_published,
     protocol_differences,
     read_published,
@@ -147,7 +147,7 @@ def test_an_invalid_row_is_rejected(changed):
 # --- compared with ours ---
 
 BASIC = read_published()[0]
-SAME = OwnResult("a", (0,), "custom", "camvid-tutorial", "test", 233, 367, (360, 480), "none", {"miou": 0.5})
+SAME = SeedAverage("a", (0,), "custom", "camvid-tutorial", "test", 233, 367, (360, 480), "none", {"miou": 0.5})
 
 
 def test_the_same_split_images_size_and_test_set_are_the_same_protocol():

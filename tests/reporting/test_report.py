@@ -24,10 +24,10 @@ from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID, ClassTable
 from segnet_jax.reporting.page.charts import ticks
 from segnet_jax.reporting.page.compare import comparison
-from segnet_jax.reporting.page.draw import MAX_BYTES, report_html, write_report
 from segnet_jax.reporting.page.recipe import overview
+from segnet_jax.reporting.page.render import MAX_BYTES, report_html, write_report
 from segnet_jax.reporting.page.run_summary import read_run_summary, select_steps
-from segnet_jax.reporting.page.words import duration_words, value_words
+from segnet_jax.reporting.page.wording import duration_words, value_words
 from segnet_jax.system.command import run_command
 
 VOIDS = {"meta", "link", "img", "input", "br", "hr"}  # HTML elements without an end tag

@@ -47,7 +47,7 @@ def test_drawing_takes_at_most_a_tenth_of_the_time_and_the_last_evaluation_is_dr
         clock.now += DRAWING
 
     monkeypatch.setattr(run_logger, "training_plot", plot)
-    monkeypatch.setattr("segnet_jax.reporting.page.draw.write_report", lambda _: reports.append(plots[-1]))
+    monkeypatch.setattr("segnet_jax.reporting.page.render.write_report", lambda _: reports.append(plots[-1]))
     with RunLogger(tmp_path, **RUN, **ABOUT) as logger:
         for step in range(1, 13):
             clock.now += EPOCH
@@ -124,7 +124,7 @@ def gate(monkeypatch):
         gate.plots.append((rows[-1]["step"], threading.current_thread() is threading.main_thread()))
 
     monkeypatch.setattr(run_logger, "training_plot", plot)
-    monkeypatch.setattr("segnet_jax.reporting.page.draw.write_report", lambda _: None)
+    monkeypatch.setattr("segnet_jax.reporting.page.render.write_report", lambda _: None)
     return gate
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.reporting.pace import Pace, duration
 from segnet_jax.reporting.progress import Progress
+from segnet_jax.reporting.remaining_time import Pace, duration
 from segnet_jax.reporting.tables import percent, print_table
 from segnet_jax.system import logs
 from segnet_jax.system.console import _logged

@@ -12,13 +12,13 @@ from segnet_jax import api
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.data.dataset import Dataset
-from segnet_jax.runs import dataset as run_dataset
+from segnet_jax.runs import load_dataset as run_dataset
 from segnet_jax.runs import trainer
-from segnet_jax.runs.checks import check_network
+from segnet_jax.runs.config_checks import check_network
 from segnet_jax.system.errors import UserError
 from segnet_jax.train import train
-from segnet_jax.training.own_augmentation import OwnAugmentation
-from segnet_jax.training.own_objects import OwnObjects
+from segnet_jax.training.custom_augmentation import CustomAugmentation
+from segnet_jax.training.custom_objects import CustomObjects
 
 EVERY = (
     "--rotate 30 --shear 15 --vertical-flip --crop 16 20 --class-mix 0.5 --blur 1 --scale 0.7 1.5 --color 0.3".split()
@@ -33,11 +33,11 @@ def dim(image, label, keys):
 
 def run_with(own, *flags):
     args = [*SMALL, *map(str, flags), "--augment", f"tests:{own.__name__}"]
-    augment = OwnAugmentation(f"tests:{own.__name__}", own)
-    return train(parse_config(args, prog="segnet_jax.train", description=""), OwnObjects(augment=augment))
+    augment = CustomAugmentation(f"tests:{own.__name__}", own)
+    return train(parse_config(args, prog="segnet_jax.train", description=""), CustomObjects(augment=augment))
 
 
-@pytest.mark.slow  # data/test_augmentations.py and training/test_own_augmentation.py compare batches
+@pytest.mark.slow  # data/test_augmentations.py and training/test_custom_augmentation.py compare batches
 def test_a_run_with_every_augmentation_resumes_bit_for_bit_on_the_other_input_path(tmp_path):
     assert run_with(dim, "--run", tmp_path / "unbroken", *EVERY, "--input", "device") == 0
     assert run_with(dim, "--run", tmp_path / "stopped", *EVERY, "--input", "host", "--max-steps", 4) == 0

@@ -10,7 +10,7 @@ from segnet_jax import api, train
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
 from segnet_jax.runs.cross_validation import cross_validate, summarize_folds
-from segnet_jax.runs.dataset import open_data
+from segnet_jax.runs.load_dataset import open_data
 from segnet_jax.runs.setup import resolve
 from segnet_jax.system.errors import UserError
 

@@ -11,7 +11,7 @@ from planted_faults import make_valid_folder
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_protocol
 from segnet_jax.config.flags import parse_config
-from segnet_jax.runs import checks, default_recipe
+from segnet_jax.runs import config_checks, default_recipe
 from segnet_jax.runs.default_recipe import default_config, is_own_folder, suggested_steps
 
 
@@ -92,9 +92,9 @@ def test_epochs_in_a_file_replace_the_protocols_steps(tmp_path):
 def test_evaluations_are_about_twenty():
     config = read_protocol("scratch", Config())
     for steps_per_epoch in (1, 7, 50, 400):
-        every = checks.epochs_between_evaluations(config, steps_per_epoch) * steps_per_epoch
+        every = config_checks.epochs_between_evaluations(config, steps_per_epoch) * steps_per_epoch
         assert 1 <= math.ceil(config.steps / every) <= 40
-    assert checks.epochs_between_evaluations(config, 1) == 50
+    assert config_checks.epochs_between_evaluations(config, 1) == 50
 
 
 def test_messages_of_the_choice_follow_quiet(photos, capsys):

@@ -12,7 +12,7 @@ from test_train import run as run_of_seed
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import protocol_names, read_protocol
-from segnet_jax.runs.checks import check_selection
+from segnet_jax.runs.config_checks import check_selection
 from segnet_jax.runs.session import is_finished, stops_early
 from segnet_jax.system.errors import NoCheckpoint, Stopped, UserError
 from segnet_jax.training import build_steps

@@ -8,8 +8,8 @@ import pytest
 from segnet_jax import api
 from segnet_jax.runs.cross_validation import summarize_folds
 from segnet_jax.runs.run_folder import read_result
-from segnet_jax.system.confined import parse_json
 from segnet_jax.system.errors import UserError
+from segnet_jax.system.untrusted_files import parse_json
 
 RESULT = {"miou": 0.5, "mean_accuracy": None, "global_accuracy": 1, "step": 2, "num_images": 4, "split": "val"}
 RESULT |= {"per_class": {"Sky": {"iou": 0.5}, "Car": {"iou": None}}, "seconds": 1.5}

@@ -19,7 +19,7 @@ from segnet_jax.config.fields import Config, on_resume
 from segnet_jax.config.flags import parse_config
 from segnet_jax.runs import find_run
 from segnet_jax.runs.session import best_intact
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import DiskFull, NoCheckpoint, Stopped, UserError
 from segnet_jax.system.lock import RunLock
 from segnet_jax.training import build_steps
@@ -503,12 +503,12 @@ def refusing(number):
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
 def test_a_read_only_run_is_reported_in_one_line_or_skipped(folder, monkeypatch, number, logged):
     monkeypatch.chdir(folder.parent)
-    open_file, refuse = confined.open_file, refusing(number)
+    open_file, refuse = untrusted_files.open_file, refusing(number)
 
     def refuse_the_lock(root, name, *args, **settings):
         return (refuse if name == "lock" else open_file)(root, name, *args, **settings)
 
-    monkeypatch.setattr(confined, "open_file", refuse_the_lock)
+    monkeypatch.setattr(untrusted_files, "open_file", refuse_the_lock)
     config = dataclasses.replace(files.read_run(folder), run=str(folder))
     with pytest.raises(UserError, match=f"cannot train in {folder}: {os.strerror(number)}; use another --run"):
         found_without_a_name(config, logged)

@@ -22,14 +22,14 @@ from segnet_jax.config.flags import parse_config
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.reporting import evaluations, figures
 from segnet_jax.reporting.metrics_log import MetricsLog, read_metrics
-from segnet_jax.reporting.page.draw import write_report
+from segnet_jax.reporting.page.render import write_report
 from segnet_jax.runs import find_run, outcome, run_folder
 from segnet_jax.runs.outcome import check_never_saved
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import NoCheckpoint, UserError
 from segnet_jax.system.files import atomic_write_json
 from segnet_jax.system.lock import RunLock
-from segnet_jax.training import batch_norm_statistics, experiment
+from segnet_jax.training import batch_norm_statistics, experiment_check
 from segnet_jax.training.checkpoint_folders import CheckpointFolders
 from segnet_jax.training.manifest import Damaged, read_manifest, verify
 
@@ -224,7 +224,7 @@ def test_a_temporary_name_that_is_a_link_is_replaced_and_not_followed(run, victi
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", "a\0b"])
 def test_a_name_that_leads_outside_is_refused(run, name):
     with pytest.raises(UserError, match="inside"):
-        confined.read_bytes(run, name)
+        untrusted_files.read_bytes(run, name)
 
 
 # --- sizes ---
@@ -238,7 +238,7 @@ def test_a_huge_file_is_refused_before_it_is_read(run):
     with pytest.raises(UserError, match="config.toml has 3,221,225,472 bytes, over the limit of 65,536"):
         files.read_run(run)
     with pytest.raises(UserError, match="overrides.json has 3,221,225,472 bytes"):
-        experiment.overrides(run)
+        experiment_check.overrides(run)
     with pytest.raises(UserError, match="metrics.jsonl has 3,221,225,472 bytes"):
         read_metrics(run / "metrics.jsonl")
     with pytest.raises(Damaged, match="manifest.json has 3,221,225,472 bytes"):
@@ -274,35 +274,35 @@ def test_an_edited_config_is_refused_with_its_fields(run, changes, message):
     config = config_of(run, **changes)
     for override in (None, False, True):
         with pytest.raises(UserError, match=f"settings that differ from the run's config: {message}"):
-            experiment.check_experiment(run, META, config, override)
+            experiment_check.check_experiment(run, META, config, override)
 
 
 def test_an_edited_recipe_needs_override_to_resume_and_is_a_warning_elsewhere(run, logged):
     config = config_of(run, learning_rate=0.5)
     with pytest.raises(UserError, match="learning_rate 0.001 -> 0.5.*--override"):
-        experiment.check_experiment(run, META, config, False)
+        experiment_check.check_experiment(run, META, config, False)
     for override in (None, True):
-        experiment.check_experiment(run, META, config, override)
+        experiment_check.check_experiment(run, META, config, override)
     assert len(logged) == 2 and all("learning_rate 0.001 -> 0.5" in each for each in logged)
 
 
 def test_a_key_overridden_after_a_checkpoint_was_saved_is_not_a_difference(run):
     run_folder.record_overrides(run, dataclasses.replace(CONFIG, learning_rate=0.5), 8)
     run_folder.record_overrides(run, dataclasses.replace(CONFIG, learning_rate=0.25), 9)
-    experiment.check_experiment(run, META, files.read_run(run), False)
+    experiment_check.check_experiment(run, META, files.read_run(run), False)
     with pytest.raises(UserError, match="learning_rate 0.001 -> 0.5"):  # saved after the first change, yet without it
-        experiment.check_experiment(run, META | {"step": 9}, files.read_run(run), False)
+        experiment_check.check_experiment(run, META | {"step": 9}, files.read_run(run), False)
 
 
 def test_a_checkpoint_that_contradicts_itself_is_refused(run):
     with pytest.raises(UserError, match="is inconsistent"):
-        experiment.check_experiment(run, META | {"config": "0" * 64}, CONFIG)
+        experiment_check.check_experiment(run, META | {"config": "0" * 64}, CONFIG)
 
 
 def test_an_older_versions_checkpoint_with_only_the_hash_is_reported(run, logged):
-    experiment.check_experiment(run, {"step": 8, "config": CONFIG.hash()}, CONFIG)
+    experiment_check.check_experiment(run, {"step": 8, "config": CONFIG.hash()}, CONFIG)
     assert not logged
-    experiment.check_experiment(run, {"step": 8, "config": "0" * 64}, CONFIG)
+    experiment_check.check_experiment(run, {"step": 8, "config": "0" * 64}, CONFIG)
     assert len(logged) == 1 and "not compared" in logged[0]
 
 

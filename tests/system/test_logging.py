@@ -12,7 +12,7 @@ from rich.console import Console
 
 from segnet_jax.config.fields import Config
 from segnet_jax.config.flags import parse_config
-from segnet_jax.system import confined, logs
+from segnet_jax.system import logs, untrusted_files
 from segnet_jax.system.errors import UserError
 
 LOGGER = logging.getLogger("segnet_jax.test")
@@ -124,14 +124,14 @@ def test_a_run_log_that_is_a_link_is_refused(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "run" / "train.log").symlink_to(tmp_path / "mine")
-    with pytest.raises(confined.Refused), logs.RunLog() as log:
+    with pytest.raises(untrusted_files.Refused), logs.RunLog() as log:
         log.open(tmp_path / "run")
     assert (tmp_path / "mine").read_text() == "mine"
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_loses_the_log_line_and_nothing_else(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(confined, "open_file", lambda *_: open("/dev/full", "wb"))
+    monkeypatch.setattr(untrusted_files, "open_file", lambda *_: open("/dev/full", "wb"))
     with logs.RunLog() as log:
         log.open(tmp_path)
         LOGGER.info("a step")

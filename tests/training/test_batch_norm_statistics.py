@@ -33,7 +33,7 @@ from segnet_jax.runs.result import result_variables
 from segnet_jax.system.errors import Stopped
 from segnet_jax.training import batch_norm_statistics
 from segnet_jax.training.batch_norm_statistics import pool_moments, precise_statistics
-from segnet_jax.training.restored import restore
+from segnet_jax.training.restore_network import restore
 from segnet_jax.training.state import init_variables
 
 RECIPE = "--ema-decay 0.7 --batch-norm recompute --devices 2 --batch-size-per-device 4 --seed 5".split()

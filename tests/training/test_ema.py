@@ -11,14 +11,14 @@ from test_steps import CLASSES, WEIGHTS, assert_trees_close, random_batch
 
 from segnet_jax.distributed.data_parallel import AXIS, choose_devices, parallel_train_step, replicate
 from segnet_jax.nn.batch_norm import BatchNormReLU
-from segnet_jax.nn.contract import LayerSpec, convolution_block
+from segnet_jax.nn.network_interface import LayerSpec, convolution_block
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.training.checkpoints import Checkpoints
-from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer
 from segnet_jax.training.precision import LossScale
-from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import create_state, init_variables
+from segnet_jax.training.step_inputs import as_sent
+from segnet_jax.training.step_settings import StepSettings
 from segnet_jax.training.steps import train_steps
 
 DECAY = 0.22  # above the warm-up's first two decays, 1/10 and 2/11, and below the third, 3/12

@@ -12,12 +12,12 @@ from random_variables import random_variables
 from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import choose_devices, parallel_train_step, replicate
 from segnet_jax.nn.preprocessing import TORCH, normalize
-from segnet_jax.runs import checks
+from segnet_jax.runs import config_checks
 from segnet_jax.system.errors import UserError
-from segnet_jax.training import build
+from segnet_jax.training import build_model
 from segnet_jax.training.batch_norm_statistics import average_statistics
-from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.state import create_state
+from segnet_jax.training.step_inputs import as_sent
 from segnet_jax.training.steps import train_steps
 
 CLASSES, SIZE = 4, 16
@@ -31,8 +31,8 @@ def made(num_devices=1, precision="float32", **changed):
     promotion = "standard" if changed.get("optimizer") == "adamw" else "strict"  # optax's AdamW wants it
     config = Config(**SMALL | {"learning_rate": 0.05} | changed)
     devices = choose_devices(str(num_devices))
-    model = build.build_model(config, CLASSES, precision)
-    settings = build.step_settings(config, model, jnp.ones(CLASSES), TORCH, steps_per_epoch=10)
+    model = build_model.build_model(config, CLASSES, precision)
+    settings = build_model.step_settings(config, model, jnp.ones(CLASSES), TORCH, steps_per_epoch=10)
     variables = random_variables(model)
     state = replicate(create_state(variables, settings.optimizer, precision, config.ema_decay > 0), devices)
     step = partial(train_steps, make_batch=as_sent, settings=settings)
@@ -168,4 +168,4 @@ def test_recomputed_statistics_leave_those_of_frozen_layers_alone():
 @pytest.mark.parametrize("freeze, message", [("3", "--freeze 3 exceeds"), ("encoders", "--freeze must be")])
 def test_a_stage_that_the_network_does_not_have_is_refused(freeze, message):
     with pytest.raises(UserError, match=message):
-        checks.check_network(Config(**SMALL, freeze=freeze))
+        config_checks.check_network(Config(**SMALL, freeze=freeze))

@@ -12,7 +12,7 @@ import pytest
 from segnet_jax.config.fields import Config
 from segnet_jax.distributed.data_parallel import AheadOfTime
 from segnet_jax.distributed.xla_options import gpu_options, with_options
-from segnet_jax.training import devices as training_devices
+from segnet_jax.training import choose_devices as training_devices
 
 OVERLAP, SAME_BITS = "xla_gpu_enable_latency_hiding_scheduler", "xla_gpu_deterministic_ops"
 

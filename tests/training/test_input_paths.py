@@ -23,11 +23,11 @@ from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.runs import setup, trainer
 from segnet_jax.system.command import run_command
-from segnet_jax.training import build_steps, inputs
-from segnet_jax.training.inputs import as_sent
+from segnet_jax.training import build_steps, step_inputs
 from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer
-from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import create_state, init_variables
+from segnet_jax.training.step_inputs import as_sent
+from segnet_jax.training.step_settings import StepSettings
 
 SAMPLE = pathlib.Path(__file__).parents[2] / "data" / "sample"
 SMALL_BYTES = (26 + 9) * 24 * 32 * 4
@@ -35,7 +35,7 @@ SMALL_BYTES = (26 + 9) * 24 * 32 * 4
 
 
 def only_shards_fit(monkeypatch):
-    monkeypatch.setattr(inputs, "memory_of", lambda device: SMALL_BYTES)  # a quarter each, double on eight
+    monkeypatch.setattr(step_inputs, "memory_of", lambda device: SMALL_BYTES)  # a quarter each, double on eight
 
 
 def confusion_of(folder):
@@ -160,7 +160,7 @@ def test_three_steps_in_one_dispatch_equal_three_dispatches(monkeypatch, backend
     optimizer, schedule = build_optimizer(settings, model, 5)
     first = create_state(init_variables(model, seed=0), optimizer, "float32")
     take = build_steps.build_train_step(
-        inputs.Input(lambda: None, as_sent),
+        step_inputs.Input(lambda: None, as_sent),
         devices,
         StepSettings(model, jnp.asarray(WEIGHTS), TORCH, optimizer, schedule),
     )

@@ -17,10 +17,10 @@ from segnet_jax.distributed.data_parallel import (
 )
 from segnet_jax.nn import SegNet
 from segnet_jax.nn.preprocessing import TORCH
-from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer
-from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.state import create_state, init_variables
+from segnet_jax.training.step_inputs import as_sent
+from segnet_jax.training.step_settings import StepSettings
 from segnet_jax.training.steps import eval_step, train_steps
 
 DEVICES = 8

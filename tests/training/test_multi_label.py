@@ -13,9 +13,9 @@ from segnet_jax.constants import VOID
 from segnet_jax.distributed.data_parallel import AXIS, choose_devices, parallel_eval_step
 from segnet_jax.metrics.bootstrap import intervals
 from segnet_jax.metrics.boundary import boundary_counts
+from segnet_jax.metrics.boundary_matching import count_pairs
 from segnet_jax.metrics.co_occurrence import co_occurrences, count_co_occurrences
 from segnet_jax.metrics.confusion import scores
-from segnet_jax.metrics.matching import count_pairs
 from segnet_jax.nn.label_bits import MAX_CLASSES, classes_above_half, count_bits, pack, unpack
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.losses import LOSSES, multi_label, num_valid, parse_loss

@@ -7,8 +7,8 @@ import optax
 import pytest
 from test_steps import optimizer_of
 
-from segnet_jax.config.multipliers import NAMES, check_multipliers
-from segnet_jax.nn.contract import PARTS, convolution_block
+from segnet_jax.config.lr_multipliers import NAMES, check_multipliers
+from segnet_jax.nn.network_interface import PARTS, convolution_block
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.optimizer import OPTIMIZERS
 from segnet_jax.training.plateau import PlateauState, find_plateau, reduce_on_plateau

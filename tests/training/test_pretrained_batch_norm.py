@@ -11,7 +11,7 @@ from segnet_jax.distributed.data_parallel import choose_devices
 from segnet_jax.nn.convolution import msra
 from segnet_jax.nn.preprocessing import CAFFE, TORCH
 from segnet_jax.nn.segnet import ENCODERS
-from segnet_jax.training import build, initial_weights
+from segnet_jax.training import build_model, initial_weights
 from segnet_jax.training.pretrained_batch_norm import he_norm
 from segnet_jax.weights.vgg import VGG, BatchNormWeights, ConvWeights
 
@@ -56,7 +56,7 @@ def drawn_in_numpy(monkeypatch):
 def first(vgg, num_devices=1, **changed):
     config = Config(**{"depth": 2, "image_size": (SIZE, SIZE), "batch_size_per_device": 8 // num_devices} | changed)
     devices = choose_devices(str(num_devices))
-    model = build.build_model(config, CLASSES, "float32")
+    model = build_model.build_model(config, CLASSES, "float32")
 
     def batches(number):
         return batch_of(number, num_devices, 8 // num_devices)

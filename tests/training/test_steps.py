@@ -17,18 +17,18 @@ from segnet_jax.distributed.data_parallel import (
     replicate,
 )
 from segnet_jax.metrics.boundary import boundary_counts
-from segnet_jax.nn.contract import PARTS, convolution_block
+from segnet_jax.nn.network_interface import PARTS, convolution_block
 from segnet_jax.nn.preprocessing import TORCH, normalize
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.training.batch_norm_statistics import average_statistics
-from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.losses import cross_entropy_sum, parse_loss
 from segnet_jax.training.optimizer import OPTIMIZERS, OptimizerSettings, build_optimizer
 from segnet_jax.training.precision import LossScale
 from segnet_jax.training.schedules import learning_rate_schedule
-from segnet_jax.training.settings import StepSettings
 from segnet_jax.training.small_arrays import all_finite
 from segnet_jax.training.state import create_state, init_variables
+from segnet_jax.training.step_inputs import as_sent
+from segnet_jax.training.step_settings import StepSettings
 from segnet_jax.training.steps import eval_step, train_steps
 
 CLASSES, SIZE = 5, 16

@@ -12,7 +12,7 @@ import segnet_jax
 from segnet_jax.distributed.data_parallel import choose_devices, replicate
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import NoCheckpoint
-from segnet_jax.training import build
+from segnet_jax.training import build_model
 from segnet_jax.training.checkpoint_content import best_evaluation, check_meta
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.manifest import MANIFEST, finalize
@@ -129,8 +129,8 @@ def another_state(run, change, **settings):
 
     config = dataclasses.replace(CONFIG, **settings)
     devices = choose_devices("1")
-    model = build.build_model(config, 11, "float32")
-    optimizer, _ = build.build_optimizer(config, model, steps_per_epoch=1)
+    model = build_model.build_model(config, 11, "float32")
+    optimizer, _ = build_model.build_optimizer(config, model, steps_per_epoch=1)
     state = change(create_state(random_variables(model, 7), optimizer, "float32"))
     meta = json.loads((run / "checkpoints" / "best" / "7" / "meta.json").read_text())
     shutil.rmtree(run / "checkpoints" / "best")

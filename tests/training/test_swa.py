@@ -19,18 +19,18 @@ from segnet_jax.config.files import read_run
 from segnet_jax.config.flags import parse_config
 from segnet_jax.distributed.data_parallel import choose_devices, parallel_train_step, replicate
 from segnet_jax.nn.preprocessing import TORCH
-from segnet_jax.runs.checks import check_averaged_steps
+from segnet_jax.runs.config_checks import check_averaged_steps
 from segnet_jax.runs.trainer import Trainer
 from segnet_jax.system.errors import UserError
 from segnet_jax.training.batch_norm_statistics import save_statistics
 from segnet_jax.training.checkpoints import Checkpoints
 from segnet_jax.training.ema import swa_decay_at
-from segnet_jax.training.inputs import as_sent
 from segnet_jax.training.optimizer import OptimizerSettings, build_optimizer
 from segnet_jax.training.precision import DTYPES, LossScale
-from segnet_jax.training.restored import restore
-from segnet_jax.training.settings import StepSettings
+from segnet_jax.training.restore_network import restore
 from segnet_jax.training.state import create_state, init_variables
+from segnet_jax.training.step_inputs import as_sent
+from segnet_jax.training.step_settings import StepSettings
 from segnet_jax.training.steps import train_steps
 
 RATE = 0.05

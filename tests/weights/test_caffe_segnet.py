@@ -25,7 +25,7 @@ from segnet_jax.reporting.page import content
 from segnet_jax.reporting.page.run_summary import read_run_summary
 from segnet_jax.system.command import run_command
 from segnet_jax.system.errors import UserError
-from segnet_jax.training.restored import restore
+from segnet_jax.training.restore_network import restore
 from segnet_jax.weights import published
 from segnet_jax.weights.load import read_caffe_segnet
 

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 from segnet_jax.nn.preprocessing import CAFFE
 from segnet_jax.nn.segnet import ENCODERS, SegNet
 from segnet_jax.weights.formats import published_sums
-from segnet_jax.weights.insert import insert_encoder
+from segnet_jax.weights.insert_vgg import insert_encoder
 from segnet_jax.weights.load import read_vgg
 
 VARIABLE = "SEGNET_JAX_VGG16"

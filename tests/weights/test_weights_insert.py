@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import weight_files as files
 
-from segnet_jax.nn.contract import collect_taps
+from segnet_jax.nn.network_interface import collect_taps
 from segnet_jax.nn.preprocessing import CAFFE, TORCH
 from segnet_jax.nn.segnet import ENCODERS, SegNet
 from segnet_jax.nn.unet import UNet
 from segnet_jax.system.errors import UserError
-from segnet_jax.weights.insert import adapt_channels, insert_encoder
+from segnet_jax.weights.insert_vgg import adapt_channels, insert_encoder
 from segnet_jax.weights.vgg import VGG, BatchNormWeights, ConvWeights
 
 EPSILON = 1e-5

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from segnet_jax.benchmarks.portability.lowering import PLATFORMS
 from segnet_jax.config.fields import Config
 from segnet_jax.config.files import CONFIG_FILE, read_run
+from segnet_jax.config.flag_specs import Flag
 from segnet_jax.config.flags import parse_config
-from segnet_jax.config.options import Flag
+from segnet_jax.system.did_you_mean import nearest_hint
 from segnet_jax.system.errors import UserError
-from segnet_jax.system.nearest import nearest_hint
-from segnet_jax.training.own_network import import_given
+from segnet_jax.training.custom_network import import_given
 
 LOWER_FLAGS = (
     Flag("out", "output folder, empty or not existing", "FOLDER", section="lower"),

@@ -8,13 +8,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from segnet_jax.nn.contract import NetworkContract, collect_taps, num_stages
+from segnet_jax.nn.network_interface import NetworkInterface, collect_taps, num_stages
 
 LOGITS = "logits"
 _POOLING = "pooling "
 
 
-def intermediates(model: NetworkContract, variables: dict[str, Any], image: jax.Array) -> dict[str, jax.Array]:
+def intermediates(model: NetworkInterface, variables: dict[str, Any], image: jax.Array) -> dict[str, jax.Array]:
     """Return a network's intermediate results by name; a pure function for `jax.jit`.
 
     Args:

@@ -25,10 +25,10 @@ from segnet_jax.distributed.data_parallel import AheadOfTime, Devices, choose_de
 from segnet_jax.nn.folding import fold_batch_norm
 from segnet_jax.nn.segnet import SegNet
 from segnet_jax.system.errors import UserError
-from segnet_jax.training import build, build_steps, checkpoint_folders
-from segnet_jax.training.inputs import Input, as_sent
-from segnet_jax.training.restored import Restored, restore
+from segnet_jax.training import build_model, build_steps, checkpoint_folders
+from segnet_jax.training.restore_network import Restored, restore
 from segnet_jax.training.state import TrainState, create_state
+from segnet_jax.training.step_inputs import Input, as_sent
 
 _REQUEST, _IMAGES, _BATCHES, _TRAINED = "request.json", "images.npy", "batches.npz", "trained.npz"
 
@@ -114,7 +114,7 @@ def training(
 
     Class weights and preprocessing are those of `restored`; `precision` determines loss scaling.
     """
-    settings = build.step_settings(
+    settings = build_model.step_settings(
         dataclasses.replace(config, half_gradients=False),  # no rounding to 16 bits
         model,
         checkpoint_folders.class_weights_of(restored.meta),

@@ -20,17 +20,17 @@ from segnet_jax.config.fields import Config
 from segnet_jax.config.files import read_run
 from segnet_jax.data.input_pipeline import device_resident
 from segnet_jax.data.input_pipeline.sampler import Sampler
-from segnet_jax.nn.contract import NetworkContract
 from segnet_jax.nn.folding import fold_batch_norm
+from segnet_jax.nn.network_interface import NetworkInterface
 from segnet_jax.nn.preprocessing import TORCH, Preprocessing, normalize
 from segnet_jax.runs import run_folder
 from segnet_jax.system.errors import UserError
-from segnet_jax.training import build, checkpoint_folders
+from segnet_jax.training import build_model, checkpoint_folders
 from segnet_jax.training.checkpoint_content import check_meta
 from segnet_jax.training.checkpoint_folders import CheckpointFolders
-from segnet_jax.training.experiment import check_experiment
-from segnet_jax.training.inputs import as_sent
+from segnet_jax.training.experiment_check import check_experiment
 from segnet_jax.training.state import named_leaves, variable_shapes
+from segnet_jax.training.step_inputs import as_sent
 from segnet_jax.training.steps import eval_step, train_steps
 
 logger = logging.getLogger(__name__)
@@ -202,7 +202,7 @@ def build_program(
     steps_per_dispatch: int = 1,
 ) -> Program:
     """Build one of STEPS for a config; see `lower_steps` for the arguments."""
-    model = build.build_model(config, constants.num_classes, precision)
+    model = build_model.build_model(config, constants.num_classes, precision)
     if len(constants.preprocessing.mean) != config.channels:  # the default is for RGB images
         unit = Preprocessing((0.0,) * config.channels, (1.0,) * config.channels)
         constants = dataclasses.replace(constants, preprocessing=unit)
@@ -216,7 +216,7 @@ def build_program(
 def _train(
     config: Config,
     constants: StepConstants,
-    model: NetworkContract,
+    model: NetworkInterface,
     precision: str,
     platform: str,
     leading: tuple[int, int],
@@ -224,9 +224,11 @@ def _train(
     if config.augment:  # custom code, which only a training command imports
         logger.warning(f"the training step is built without the custom augmentation {config.augment}")
         config = dataclasses.replace(config, augment="")
-    settings = build.step_settings(config, model, constants.weights, constants.preprocessing, constants.steps_per_epoch)
+    settings = build_model.step_settings(
+        config, model, constants.weights, constants.preprocessing, constants.steps_per_epoch
+    )
     settings = dataclasses.replace(settings, loop=platform != "cpu")  # as on the device itself
-    state = build.state_shapes(model, settings.optimizer, precision, config.has_average)
+    state = build_model.state_shapes(model, settings.optimizer, precision, config.has_average)
     make_batch = partial(device_resident.training_batch, most=config.shift, crop=config.crop)
     make_batch, inputs, store = _input(config, (*leading, config.grad_accum_steps), make_batch)
     step = partial(train_steps, make_batch=make_batch, settings=settings)
@@ -239,9 +241,9 @@ def _train(
     )
 
 
-def _evaluate(config: Config, constants: StepConstants, model: NetworkContract, num_devices: int) -> Program:
+def _evaluate(config: Config, constants: StepConstants, model: NetworkInterface, num_devices: int) -> Program:
     make_batch, inputs, store = _input(config, (num_devices,), device_resident.evaluation_batch)
-    settings = build.step_settings(config, model, constants.weights, constants.preprocessing)
+    settings = build_model.step_settings(config, model, constants.weights, constants.preprocessing)
     return Program(
         partial(eval_step, make_batch=make_batch, settings=settings),
         (variable_shapes(model), inputs, store),
@@ -250,7 +252,7 @@ def _evaluate(config: Config, constants: StepConstants, model: NetworkContract, 
     )
 
 
-def _infer(config: Config, constants: StepConstants, model: NetworkContract) -> Program:
+def _infer(config: Config, constants: StepConstants, model: NetworkInterface) -> Program:
     """Return the inference step of one device, images to uint8 predictions, with BatchNorm folded."""
     folded = model.clone(folded=True)
     variables = jax.eval_shape(partial(fold_batch_norm, model=model), variable_shapes(model))

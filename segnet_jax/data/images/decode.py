@@ -23,7 +23,7 @@ from segnet_jax.data.images.picture_header import (
     stored_tiff,
 )
 from segnet_jax.data.images.pixels import decode_png16, read_tiff
-from segnet_jax.system import budget
+from segnet_jax.system import memory_budget
 from segnet_jax.system.errors import UserError
 
 _DECODING_BYTES = 10  # per pixel: Pillow's image and the array made from it
@@ -33,7 +33,7 @@ _DECODING_BYTES_WEBP = 18  # and two canvases of the decoder
 def decode_picture(data: bytes, header: Header, name: str, exif: Exif) -> tuple[Image.Image, int]:
     """Decode a file; return the image and the EXIF orientation still to be applied (1 if none)."""
     each = _DECODING_BYTES_WEBP if header.format == "WEBP" else _DECODING_BYTES
-    budget.pictures.announce(each * header.width * header.height)
+    memory_budget.pictures.announce(each * header.width * header.height)
     if header.format not in ("PNG", "JPEG"):
         return decode_other(open_other(data, header.format, name), header.format, name), 1
     image = open_picture(data, header.format, name)
@@ -103,7 +103,7 @@ def read_image(
 def _as_stored(data: bytes, header: Header, name: str, exif: Exif, pixels: Pixels) -> np.ndarray:
     """Decode an image that `check_image_header` accepts to its stored values, [H,W,C]."""
     if stored_tiff(data):
-        budget.pictures.announce(2 * pixels.num_bytes * header.width * header.height)
+        memory_budget.pictures.announce(2 * pixels.num_bytes * header.width * header.height)
         try:
             return read_tiff(data, pixels)
         except (ValueError, zlib.error) as error:

@@ -28,7 +28,7 @@ from segnet_jax.data.images.picture_formats import (
     other_format,
 )
 from segnet_jax.data.images.pixels import check_pixels, flags, stored_pixels
-from segnet_jax.system import budget
+from segnet_jax.system import memory_budget
 from segnet_jax.system.download import is_web_page
 from segnet_jax.system.errors import UserError
 
@@ -70,7 +70,7 @@ class Header(NamedTuple):
 
 def largest_image() -> int:
     """Return the number of pixels that fit into free memory in tiled prediction, at least MAX_PIXELS."""
-    return max(MAX_PIXELS, budget.free_memory() // _TILED_BYTES)
+    return max(MAX_PIXELS, memory_budget.free_memory() // _TILED_BYTES)
 
 
 def read_bytes(path: Path, name: str, most: int = MAX_BYTES) -> bytes:
@@ -90,7 +90,7 @@ def read_bytes(path: Path, name: str, most: int = MAX_BYTES) -> bytes:
         if size > most:
             message = f"{name} is {size / 1e6:.0f} MB, over the limit of {most / 1e6:.0f} MB for a file"
             raise UserError(message, kind="too-large", file=name, fix=AGAIN)
-        budget.pictures.announce(size)
+        memory_budget.pictures.announce(size)
         return path.read_bytes()
     except OSError as error:
         message = f"{name} cannot be read: {error.strerror}"

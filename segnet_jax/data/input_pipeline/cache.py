@@ -21,10 +21,10 @@ import numpy as np
 from segnet_jax.constants import RGB, Pixels
 from segnet_jax.data.dataset import Split
 from segnet_jax.data.images.fit import Fit, fit_sample
-from segnet_jax.system import budget
+from segnet_jax.system import memory_budget
 from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.files import atomic_write_json, sum_of_file
-from segnet_jax.system.staging import finish, remove, sweep, unfinished
+from segnet_jax.system.temporary_folders import finish, remove, sweep, unfinished
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def streamed(split: Split, image_size: tuple[int, int], fit: Fit = "stretch") ->
     """Return a split whose samples are decoded and resized at each use."""
 
     def read(index: int) -> tuple[np.ndarray, np.ndarray]:
-        with budget.pictures.scope():
+        with memory_budget.pictures.scope():
             return fit_sample(*split.read(index), image_size, fit)
 
     return CachedSplit(read, len(split), image_size, pixels=split.pixels)

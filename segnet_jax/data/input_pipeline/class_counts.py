@@ -14,7 +14,7 @@ import numpy as np
 from segnet_jax.constants import VOID
 from segnet_jax.data.dataset import Split
 from segnet_jax.nn.label_bits import count_bits
-from segnet_jax.system import budget
+from segnet_jax.system import memory_budget
 from segnet_jax.system.files import atomic_write_json
 
 
@@ -62,11 +62,11 @@ def count_labels(
     """
 
     def count(index: int) -> LabelCounts:
-        with budget.pictures.scope():
+        with memory_budget.pictures.scope():
             return count_one(labels(index))
 
     def count_one(label: np.ndarray) -> LabelCounts:
-        values = budget.count_values(label, 256)
+        values = memory_budget.count_values(label, 256)
         pixels, is_void = values[:num_classes], not values[:num_classes].any()
         if multi_label:
             pixels, is_void = count_bits(values, num_classes), values[VOID] == label.size

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from segnet_jax.data.labels.classes import Color
 from segnet_jax.system import bounded_toml
-from segnet_jax.system.nearest import nearest_hint
+from segnet_jax.system.did_you_mean import nearest_hint
 
 _MAX_LETTERS = 100  # characters of a class name
 

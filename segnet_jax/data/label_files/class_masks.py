@@ -12,9 +12,9 @@ import numpy as np
 from segnet_jax.constants import VOID, Exif
 from segnet_jax.data.images.picture_header import EXPORT_IDS, MAX_PIXELS
 from segnet_jax.data.label_files.decode_labels import read_label_by, read_stored
-from segnet_jax.data.label_files.stored import Stored
+from segnet_jax.data.label_files.stored_pixels import Stored
 from segnet_jax.data.labels.label_mapping import LabelRule
-from segnet_jax.system import budget
+from segnet_jax.system import memory_budget
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed
 
 Masks = Sequence[tuple[str, Path]]
@@ -212,7 +212,7 @@ def scan_masks(
 
     def read(masks: Masks) -> MaskScan | tuple[Fault, ...]:
         try:
-            with budget.pictures.scope():
+            with memory_budget.pictures.scope():
                 return _scan(_areas(masks, threshold, name_of, exif, MAX_PIXELS), name_of(masks[0][1]))
         except UserError as error:
             return error.faults

@@ -3,15 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from segnet_jax.data.label_files.class_formats import (
-    BadTable,
-    Parsed,
-    Row,
-    any_color,
-    id_of,
-    lines_of,
-    name_of,
-)
+from segnet_jax.data.label_files.class_formats import BadTable, Parsed, Row, any_color, id_of, lines_of, name_of
 
 _MAX_LINE = 400  # characters of a line with a name, an id and a color
 _IGNORE = "__ignore__"  # labelme's name for the id -1, which PNGs store as 255

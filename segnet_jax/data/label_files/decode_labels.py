@@ -19,7 +19,7 @@ from segnet_jax.data.images.picture_header import (
     inspect,
     read_bytes,
 )
-from segnet_jax.data.label_files.stored import Stored
+from segnet_jax.data.label_files.stored_pixels import Stored
 from segnet_jax.data.labels.classes import Color
 from segnet_jax.data.labels.label_colors import color_ids, describe_unknown
 from segnet_jax.data.labels.label_mapping import LabelRule

@@ -11,12 +11,12 @@ import numpy as np
 
 from segnet_jax.data.images.picture_header import EXPORT_IDS
 from segnet_jax.data.label_files.decode_labels import read_stored
-from segnet_jax.data.label_files.stored import Stored
+from segnet_jax.data.label_files.stored_pixels import Stored
 from segnet_jax.data.labels.classes import Color
 from segnet_jax.data.labels.label_colors import count_colors, pack, unpack
 from segnet_jax.data.labels.label_mapping import Kind
 from segnet_jax.data.labels.read_options import ReadOptions
-from segnet_jax.system import budget
+from segnet_jax.system import memory_budget
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 
 Label = tuple[Path, str]
@@ -57,7 +57,7 @@ def scan(labels: Sequence[Label], read_options: ReadOptions, faults: list[Fault]
         path, name = label
         exif = "apply" if read_options.exif == "by-label" else read_options.exif
         try:
-            with budget.pictures.scope():
+            with memory_budget.pictures.scope():
                 return scan_stored(read_stored(path, name, True, True, exif), name)
         except ValueError as error:
             return (Fault("unknown-color", name, f"label {name} contains {error}", EXPORT_IDS),)

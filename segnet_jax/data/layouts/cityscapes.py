@@ -11,7 +11,7 @@ from segnet_jax.data.label_files.class_table_files import folder_label_mapping
 from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.data.labels.label_mapping import LabelMapping
 from segnet_jax.data.labels.read_options import ReadOptions
-from segnet_jax.data.layouts.names.match_names import WITHOUT_LABEL, is_inside, pictures_below
+from segnet_jax.data.layouts.names.match_labels import WITHOUT_LABEL, is_inside, pictures_below
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import Fault, UserError

@@ -5,7 +5,7 @@ from pathlib import Path
 from segnet_jax.data.label_files.class_table_files import folder_label_mapping
 from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.layouts import folder as own
-from segnet_jax.data.layouts.names.match_names import unmatched_labels_note
+from segnet_jax.data.layouts.names.match_labels import unmatched_labels_note
 from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import Fault
 

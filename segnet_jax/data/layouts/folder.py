@@ -8,8 +8,9 @@ from typing import NamedTuple
 from segnet_jax.data.label_files.class_table_files import find_class_table, folder_label_mapping
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
 from segnet_jax.data.layouts.names.find_lists import lists_in
+from segnet_jax.data.layouts.names.folder_roles import Place, folders_with_pictures, images_among, place_of
 from segnet_jax.data.layouts.names.mask_names import entries_of, images_among_masks, masks_of_splits
-from segnet_jax.data.layouts.names.match_names import (
+from segnet_jax.data.layouts.names.match_labels import (
     WITHOUT_LABEL,
     match,
     match_named,
@@ -23,7 +24,6 @@ from segnet_jax.data.layouts.names.name_lists import names_in, read_name_list
 from segnet_jax.data.layouts.names.name_pairs import nfc
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.layouts.names.split_tables import split_table
-from segnet_jax.data.layouts.names.tree import Place, folders_with_pictures, images_among, place_of
 from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 from segnet_jax.system.files import relative_path

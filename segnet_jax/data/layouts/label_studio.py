@@ -13,11 +13,11 @@ from segnet_jax.data.images.suffixes import IMAGE_SUFFIXES
 from segnet_jax.data.label_files.class_table_files import folder_label_mapping
 from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.layouts.folder import by_lists, lists_in
+from segnet_jax.data.layouts.names.folder_roles import place_of
 from segnet_jax.data.layouts.names.mask_names import ClassMasks, entries_of, match_class_masks
-from segnet_jax.data.layouts.names.match_names import is_inside, pictures_below, unique_images
+from segnet_jax.data.layouts.names.match_labels import is_inside, pictures_below, unique_images
 from segnet_jax.data.layouts.names.name_pairs import nfc
 from segnet_jax.data.layouts.names.split_lists import Entry
-from segnet_jax.data.layouts.names.tree import place_of
 from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed, shown
 from segnet_jax.system.files import relative_path

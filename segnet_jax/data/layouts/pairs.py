@@ -21,7 +21,7 @@ from segnet_jax.data.label_files.interpretation.mask_classes import interpret_ma
 from segnet_jax.data.label_files.scan import scan
 from segnet_jax.data.labels.label_mapping import TUTORIAL, LabelMapping, LabelRule, StoredLabels, make_label_rule
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
-from segnet_jax.data.layouts.names.pair_files import Pair, sound_pairs
+from segnet_jax.data.layouts.names.check_pairs import Pair, sound_pairs
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.random_split import split_randomly
 from segnet_jax.system.errors import Fault, UserErrors, listed, shown

@@ -15,7 +15,7 @@ from segnet_jax.data.labels.classes import ClassTable, distinct_colors
 from segnet_jax.data.labels.label_mapping import LabelMapping
 from segnet_jax.data.labels.read_options import ReadOptions
 from segnet_jax.data.layouts.folder import by_lists, lists_in
-from segnet_jax.data.layouts.names.match_names import WITHOUT_LABEL, is_inside, match, pictures_below, unique_images
+from segnet_jax.data.layouts.names.match_labels import WITHOUT_LABEL, is_inside, match, pictures_below, unique_images
 from segnet_jax.data.layouts.names.split_lists import Entry
 from segnet_jax.data.layouts.pairs import LayoutFiles
 from segnet_jax.system.errors import Fault, UserError, listed, shown

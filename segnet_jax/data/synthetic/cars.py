@@ -3,7 +3,18 @@
 from segnet_jax.constants import VOID
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.data.synthetic.canvas import Canvas, Rng
-from segnet_jax.data.synthetic.stand import BLACK, GLASS, GREY, LOOSE, PAINTS, SHADOW, Camera, Stand, shade, vary
+from segnet_jax.data.synthetic.upright_objects import (
+    BLACK,
+    GLASS,
+    GREY,
+    LOOSE,
+    PAINTS,
+    SHADOW,
+    Camera,
+    Stand,
+    shade,
+    vary,
+)
 
 CAR = CAMVID.names.index("Car")
 HEADLIGHT, TAILLIGHT, PLATE = (250.0, 246.0, 220.0), (196.0, 30.0, 30.0), (230.0, 226.0, 190.0)

@@ -8,7 +8,7 @@ import numpy as np
 
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.data.synthetic.canvas import Canvas, Patch, Rng, cover, planes
-from segnet_jax.data.synthetic.stand import LEAVES, Camera, band, mix, shade, stripes, vary
+from segnet_jax.data.synthetic.upright_objects import LEAVES, Camera, band, mix, shade, stripes, vary
 
 SKY, ROAD, PAVEMENT, TREE = map(CAMVID.names.index, ("Sky", "Road", "Pavement", "Tree"))
 SKIES = (  # overhead, at the horizon, clouds

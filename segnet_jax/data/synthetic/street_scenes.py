@@ -15,8 +15,8 @@ from segnet_jax.data.labels.classes import CAMVID, CAMVID_TUTORIAL_VOID
 from segnet_jax.data.synthetic.canvas import Canvas, Rng
 from segnet_jax.data.synthetic.cars import bonnet, car, crossing_car
 from segnet_jax.data.synthetic.ground import Street, paint_ground, paint_sky
-from segnet_jax.data.synthetic.stand import LOOSE, Camera
-from segnet_jax.data.synthetic.things import bicyclist, bush, lamp_post, litter_bin, pedestrian, sign, tree
+from segnet_jax.data.synthetic.street_objects import bicyclist, bush, lamp_post, litter_bin, pedestrian, sign, tree
+from segnet_jax.data.synthetic.upright_objects import LOOSE, Camera
 from segnet_jax.data.synthetic.walls import BUILDING, draw_facade, fence, hedge, paint_facade, wall_across, wall_along
 from segnet_jax.system.errors import UserError
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.data.synthetic.canvas import Canvas, Color, Patch, Rng, cover, planes
-from segnet_jax.data.synthetic.stand import LEAVES, LOOSE, Camera, band, leafy, mix, shade, stripes, vary
+from segnet_jax.data.synthetic.upright_objects import LEAVES, LOOSE, Camera, band, leafy, mix, shade, stripes, vary
 
 BUILDING, TREE, FENCE = map(CAMVID.names.index, ("Building", "Tree", "Fence"))
 FACADES = (

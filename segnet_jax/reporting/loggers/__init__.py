@@ -1,6 +1,6 @@
 """Loggers that send a run's numbers and pictures to other services, one module for each service.
 
-To add one, add a class with the methods of `Logger` to `LOGGERS`, and its name to `config.options.Loggers`.
+To add one, add a class with the methods of `Logger` to `LOGGERS`, and its name to `config.flag_specs.Loggers`.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from segnet_jax.reporting.loggers.mlflow_logger import MlflowLogger
 from segnet_jax.reporting.loggers.wandb_logger import WandbLogger
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_json
 
@@ -80,7 +80,7 @@ def open_loggers(names: Sequence[str], folder: pathlib.Path) -> list[Logger]:
 
 def _read_ids(folder: pathlib.Path) -> dict[str, str]:
     try:
-        found = confined.read_json(folder, _IDS_FILE) if os.path.lexists(folder / _IDS_FILE) else {}
+        found = untrusted_files.read_json(folder, _IDS_FILE) if os.path.lexists(folder / _IDS_FILE) else {}
         ids = {name: found[name] for name in LOGGERS if name in found}
         if all(isinstance(each, str) and re.fullmatch("[0-9a-f]{32}", each) for each in ids.values()):
             return ids

@@ -6,7 +6,7 @@ from typing import Any
 
 from segnet_jax.config.differences import differences
 from segnet_jax.metrics.table import METRICS, percent
-from segnet_jax.reporting.page import content, words
+from segnet_jax.reporting.page import content, wording
 from segnet_jax.reporting.page.classes import class_rows
 from segnet_jax.reporting.page.run_summary import RunSummary
 
@@ -63,7 +63,7 @@ def comparison(runs: Sequence[RunSummary]) -> Comparison:
     run_facts, differing, warnings = [content.facts(run) for run in runs], _differing(runs), _warnings(runs)
     intervals = [content.interval(run) for run in runs]
     facts = [
-        *(("started", [words.date_words(run.started) or "-" for run in runs]),) * any(run.started for run in runs),
+        *(("started", [wording.date_words(run.started) or "-" for run in runs]),) * any(run.started for run in runs),
         ("evaluated on", [content.scored_on(run) for run in runs]),
         ("state", [content.status(run)[0] for run in runs]),
     ]

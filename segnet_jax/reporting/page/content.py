@@ -11,7 +11,7 @@ from segnet_jax.config.differences import recipe_differences
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.metrics.baseline import commonest_class_baseline, is_clearly_better
 from segnet_jax.metrics.table import METRICS
-from segnet_jax.reporting.page import words
+from segnet_jax.reporting.page import wording
 from segnet_jax.reporting.page.run_summary import RunSummary, integer, number, text
 from segnet_jax.system.disk import format_bytes
 from segnet_jax.system.errors import UserError
@@ -29,7 +29,7 @@ def scored_on(run: RunSummary) -> str:
     """Describe the evaluated images and the checkpoint of the scores."""
     split = text(run.result.get("split") or run.about.get("split") or "validation", 20)
     num_images = integer(run.result.get("num_images")) or integer(_get(run.about.get("num_images"), split))
-    word = words.split_word(split)
+    word = wording.split_word(split)
     images = f"{num_images:,} {word} images" if num_images else f"the {word} images"
     if run.chosen_step is None:
         return images
@@ -146,7 +146,7 @@ def facts(run: RunSummary) -> dict[str, dict[str, str]]:
     sections = {
         "Speed and memory": {
             "Throughput": f"{rate:,.1f} images/s" if rate else "",
-            "Time": words.duration_words(seconds) if seconds else "",
+            "Time": wording.duration_words(seconds) if seconds else "",
             "Steps": f"{run.last_step:,}" + (f" of {total:,}" if total else ""),
             "Last learning rate": f"{learning_rate:.3g}" if learning_rate is not None else "",
             "Peak device memory": format_bytes(memory["device"]) if memory.get("device") else "",
@@ -155,7 +155,7 @@ def facts(run: RunSummary) -> dict[str, dict[str, str]]:
         "Config": {
             "Protocol": protocol(run),
             "Changed settings": f"{count}, listed below" if (count := len(changed_settings(run)[1])) else "none",
-            "Data": words.dataset_words(text(run.result.get("dataset") or run.about.get("dataset") or "", 60)),
+            "Data": wording.dataset_words(text(run.result.get("dataset") or run.about.get("dataset") or "", 60)),
         },
         "Machine": {
             "Devices": ", ".join(kinds),

@@ -2,18 +2,18 @@
 
 import pathlib
 
-from segnet_jax.reporting.page import words
+from segnet_jax.reporting.page import wording
 from segnet_jax.reporting.page.run_summary import RunSummary, integer, text
 
 
 def overview(run: RunSummary) -> list[tuple[str, str]]:
     """Return (name, value) pairs for a run's date, duration, data and recipe, leaving out unknown values."""
     config = run.config
-    entries = [("started", words.date_words(run.started)), ("took", words.duration_words(run.seconds))]
+    entries = [("started", wording.date_words(run.started)), ("took", wording.duration_words(run.seconds))]
     dataset = text(run.result.get("dataset") or run.about.get("dataset") or "", 60)
     num_images = run.about.get("num_images")
     count = integer(num_images.get("train")) if isinstance(num_images, dict) else None
-    entries += [("data", words.dataset_words(dataset)), ("training images", f"{count:,}" if count else "")]
+    entries += [("data", wording.dataset_words(dataset)), ("training images", f"{count:,}" if count else "")]
     if config is not None:
         height, width = config.image_size
         start = text(pathlib.PurePath(config.init).name, 60)  # pages must not name local folders
@@ -26,7 +26,7 @@ def overview(run: RunSummary) -> list[tuple[str, str]]:
                 f"{height}x{width}" + (f", crops of {crop[0]}x{crop[1]}" if (crop := config.crop)[0] else ""),
             ),
             ("length", _length(run)),
-            ("initial weights", words.value_words(start, "init")),
+            ("initial weights", wording.value_words(start, "init")),
         ]
     return [(name, value) for name, value in entries if value]
 

@@ -20,7 +20,7 @@ from segnet_jax.data.dataset import evenly_spaced
 from segnet_jax.metrics.confusion import Scores, scores
 from segnet_jax.reporting.evaluations import DATASET_FILE, FOLDER, UNCERTAINTY_FILE, WORST_FILE
 from segnet_jax.reporting.metrics_log import FILE_NAME, read_metrics
-from segnet_jax.system import confined
+from segnet_jax.system import untrusted_files
 from segnet_jax.system.errors import UserError, shown
 
 _MAX_BYTES = 64 * 2**20  # of a JSON file
@@ -160,7 +160,7 @@ def read_run_summary(folder: pathlib.Path) -> RunSummary:
 
 def _first_date(folder: pathlib.Path) -> str:
     """Return the date at the beginning of `train.log`; "" without one."""
-    with contextlib.suppress(OSError, UserError), confined.open_file(folder, "train.log") as file:
+    with contextlib.suppress(OSError, UserError), untrusted_files.open_file(folder, "train.log") as file:
         match = re.match(rb"\d{4}-\d\d-\d\d", file.read(10), re.ASCII)
         return match[0].decode() if match else ""
     return ""
@@ -169,7 +169,7 @@ def _first_date(folder: pathlib.Path) -> str:
 def _json(run: RunSummary, name: str) -> Any:
     """Parse a JSON file; return None if it is missing, and also add a problem if it is too large or damaged."""
     try:
-        return confined.read_json(run.folder, name, most=_MAX_BYTES)
+        return untrusted_files.read_json(run.folder, name, most=_MAX_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except UserError as error:
@@ -182,7 +182,7 @@ def _json(run: RunSummary, name: str) -> Any:
 def _names(run: RunSummary, folder: str) -> list[str]:
     """Return the names in a folder of the run; add a problem if the folder is a link or cannot be read."""
     try:
-        return confined.names(run.folder, folder)
+        return untrusted_files.names(run.folder, folder)
     except (OSError, UserError) as error:
         run.problems.append(f"{text(folder)} was skipped: {_without_path(run, error)}")
         return []

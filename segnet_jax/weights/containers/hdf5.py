@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from segnet_jax.weights.containers.stored import StoredTensor
+from segnet_jax.weights.containers.stored_tensors import StoredTensor
 
 _SCRIPT = Path(__file__).with_name("hdf5_layout.py")
 _SECONDS = 60

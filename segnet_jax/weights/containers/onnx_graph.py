@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from segnet_jax.weights.containers.protobuf import floats, message_classes, parse, text
-from segnet_jax.weights.containers.stored import StoredTensor
+from segnet_jax.weights.containers.stored_tensors import StoredTensor
 
 _MODEL = message_classes(
     "onnx",

@@ -7,7 +7,7 @@ import numpy as np
 
 from segnet_jax.nn.preprocessing import CAFFE, TORCH, Preprocessing
 from segnet_jax.weights.containers.onnx_graph import Node, integers
-from segnet_jax.weights.containers.stored import StoredTensor
+from segnet_jax.weights.containers.stored_tensors import StoredTensor
 
 ChannelOrder = Literal["RGB", "BGR"]
 _MEAN_TOLERANCE, _STD_TOLERANCE = 2.0, 0.02  # absolute in 0..255, relative; some models round the means to integers

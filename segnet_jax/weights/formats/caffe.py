@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segnet_jax.nn.preprocessing import CAFFE
 from segnet_jax.weights.containers.protobuf import floats, message_classes, parse, text
-from segnet_jax.weights.containers.stored import StoredTensor
+from segnet_jax.weights.containers.stored_tensors import StoredTensor
 from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 
 _LEGACY_AXES = ("num", "channels", "height", "width")

@@ -14,7 +14,7 @@ import numpy as np
 
 from segnet_jax.constants import VOID
 from segnet_jax.nn import segnet_basic
-from segnet_jax.weights.containers.stored import StoredTensor, misfits, read_numbers
+from segnet_jax.weights.containers.stored_tensors import StoredTensor, misfits, read_numbers
 from segnet_jax.weights.formats import caffe
 from segnet_jax.weights.vgg import conv_channels
 

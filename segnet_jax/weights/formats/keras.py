@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from segnet_jax.nn.preprocessing import CAFFE
 from segnet_jax.weights.containers.hdf5 import read_arrays
-from segnet_jax.weights.containers.stored import StoredTensor
+from segnet_jax.weights.containers.stored_tensors import StoredTensor
 from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 
 ARCHIVED = "model.weights.h5"

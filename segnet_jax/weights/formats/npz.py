@@ -20,7 +20,7 @@ from segnet_jax.nn.preprocessing import Preprocessing
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_bytes
 from segnet_jax.system.zips import check_zip
-from segnet_jax.weights.containers.stored import StoredTensor
+from segnet_jax.weights.containers.stored_tensors import StoredTensor
 from segnet_jax.weights.vgg import VGG, Table, assemble, conv_channels
 
 _MEAN, _STD, _EPSILON = "preprocessing/mean", "preprocessing/std", "batch_norm_epsilon"

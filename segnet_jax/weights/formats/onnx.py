@@ -15,7 +15,7 @@ from segnet_jax.nn.preprocessing import CAFFE, Preprocessing
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.weights.containers.onnx_graph import Graph, Node, read_graph
 from segnet_jax.weights.containers.onnx_input import InputScaling, per_channel
-from segnet_jax.weights.containers.stored import StoredTensor, shape_text
+from segnet_jax.weights.containers.stored_tensors import StoredTensor, shape_text
 from segnet_jax.weights.formats.npz import table
 from segnet_jax.weights.formats.published_sums import is_published
 from segnet_jax.weights.vgg import VGG, assemble, conv_channels

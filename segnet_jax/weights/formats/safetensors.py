@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from segnet_jax.nn.preprocessing import TORCH
-from segnet_jax.weights.containers.stored import StoredTensor
+from segnet_jax.weights.containers.stored_tensors import StoredTensor
 from segnet_jax.weights.formats.npz import read_own_names
 from segnet_jax.weights.formats.torch import read_torchvision_names
 from segnet_jax.weights.safetensors_file import open_checked

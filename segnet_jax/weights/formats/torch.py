@@ -19,7 +19,7 @@ from segnet_jax.nn.preprocessing import CAFFE, TORCH, Preprocessing
 from segnet_jax.nn.segnet import ENCODERS
 from segnet_jax.system.zips import check_zip
 from segnet_jax.weights.containers.pickled import Storage, Tensor, read_pickle
-from segnet_jax.weights.containers.stored import StoredTensor
+from segnet_jax.weights.containers.stored_tensors import StoredTensor
 from segnet_jax.weights.formats.published_sums import is_published
 from segnet_jax.weights.vgg import VGG, Table, assemble
 

@@ -15,7 +15,7 @@ from segnet_jax.benchmarks.portability.steps import STEPS, StepConstants, build_
 from segnet_jax.config.fields import Config
 from segnet_jax.data.labels.classes import CAMVID
 from segnet_jax.reporting.environment import commit, versions
-from segnet_jax.runs.checks import check_network
+from segnet_jax.runs.config_checks import check_network
 from segnet_jax.system.compilation_cache import keep_no_paths
 from segnet_jax.system.errors import UserError
 from segnet_jax.system.files import atomic_write_text, check_place, plain, read_own_json, write_result

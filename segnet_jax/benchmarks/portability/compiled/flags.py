@@ -2,7 +2,7 @@
 
 from segnet_jax.benchmarks.portability.compiled.chips import chip_names
 from segnet_jax.benchmarks.portability.steps import STEPS
-from segnet_jax.config.options import Flag
+from segnet_jax.config.flag_specs import Flag
 
 COMPILE_FLAGS = (
     Flag("target", "chip to compile for", "{" + ",".join(chip_names()) + "}", section="compile"),

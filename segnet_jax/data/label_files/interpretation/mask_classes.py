@@ -15,9 +15,9 @@ from segnet_jax.data.labels.label_mapping import MAX_CLASSES, LabelMapping, Labe
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
 from segnet_jax.data.labels.void import VOID_NAMES
 from segnet_jax.nn.label_bits import MAX_CLASSES as MAX_LABELS
+from segnet_jax.system.did_you_mean import nearest_hint
 from segnet_jax.system.errors import Fault, listed, shown
 from segnet_jax.system.flag_names import option_of
-from segnet_jax.system.nearest import nearest_hint
 
 BACKGROUND = "background"
 _GAPS = 0.1

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from segnet_jax.data.layouts.names.match_names import is_litter
+from segnet_jax.data.layouts.names.folder_roles import SPLIT_WORDS
+from segnet_jax.data.layouts.names.match_labels import is_litter
 from segnet_jax.data.layouts.names.name_pairs import words
-from segnet_jax.data.layouts.names.tree import SPLIT_WORDS
 from segnet_jax.system.errors import Fault, listed
 from segnet_jax.system.files import relative_path
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segnet_jax.data.label_files.class_masks import is_class_mask
-from segnet_jax.data.layouts.names.match_names import WITHOUT_LABEL
+from segnet_jax.data.layouts.names.folder_roles import LABEL_WORDS, place_of
+from segnet_jax.data.layouts.names.match_labels import WITHOUT_LABEL
 from segnet_jax.data.layouts.names.name_pairs import VISUAL, nfc, words
 from segnet_jax.data.layouts.names.split_lists import Entry
-from segnet_jax.data.layouts.names.tree import LABEL_WORDS, place_of
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 from segnet_jax.system.files import relative_path
 

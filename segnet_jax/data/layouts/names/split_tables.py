@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from segnet_jax.data.images.picture_header import check_inside
+from segnet_jax.data.layouts.names.folder_roles import SPLIT_WORDS
 from segnet_jax.data.layouts.names.name_lists import index_entries, listed_entry
 from segnet_jax.data.layouts.names.name_pairs import nfc, words
 from segnet_jax.data.layouts.names.split_lists import Entry, read_lines
-from segnet_jax.data.layouts.names.tree import SPLIT_WORDS
 from segnet_jax.system.errors import UserError, shown
 
 _HEADS = ("split", "subset", "partition", "set", "phase", "fold")
