@@ -67,7 +67,7 @@ class SegNet(nn.Module):
       batch_norm_epsilon: added to the variance.
       batch_norm_bias: initial value of BatchNorm's shift.
       frozen_stages: number of leading encoder stages whose BatchNorm uses its running statistics in training too,
-        without updating them. Their parameters get no gradient (`contract.frozen_layers`).
+        without updating them. Their parameters get no gradient (`network_interface.frozen_layers`).
       folded: whether each BatchNorm is folded into its convolution; for inference, with variables from
         `fold_batch_norm`.
       sync_axis: mapped axis over which BatchNorm synchronizes its statistics; None for per-device statistics.
