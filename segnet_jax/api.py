@@ -119,7 +119,7 @@ def train(
 
     Args:
       config: a `Config`, or a TOML file with config fields; keywords override it.
-      model: class of a custom network that satisfies the contract in `segnet_jax.nn.network_interface`, or a
+      model: class of a custom network that implements the interface in `segnet_jax.nn.network_interface`, or a
         `functools.partial` of it; its fields are filled from config fields of the same names.
       loss: a formula as on the command line, or a custom loss: a `Loss`, or a function (logits float32 [B,H,W,C], label
         uint8 [B,H,W] with VOID, class weights float32 [C]) -> the sum of the loss over the labeled pixels.

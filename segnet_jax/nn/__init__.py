@@ -10,7 +10,7 @@ from segnet_jax.nn.segnet_basic import SegNetBasic
 from segnet_jax.nn.unet import UNet
 
 NETWORKS: dict[str, Any] = {"segnet": SegNet, "segnet-basic": SegNetBasic, "unet": UNet}
-"""Config value of `network` -> class, which satisfies the contract in `nn.network_interface`."""
+"""Config value of `network` -> class, which implements the interface in `nn.network_interface`."""
 
 __all__ = [
     "NETWORKS",

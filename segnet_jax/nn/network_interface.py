@@ -1,4 +1,4 @@
-"""The contract of a network: everything that training, inference and export require of it.
+"""The interface of a network: everything that training, inference and export require of it.
 
 A network is a Flax module that segments images. It has
 
@@ -199,11 +199,11 @@ def collect_taps(
 # --- checking ---
 
 
-def check_contract(model: NetworkInterface, channels: int = 3) -> None:
-    """Check a network's layers, parameters, folding and taps against the contract, by shape inference only.
+def check_interface(model: NetworkInterface, channels: int = 3) -> None:
+    """Check a network's layers, parameters, folding and taps against the interface, by shape inference only.
 
     Raises:
-      ValueError: If the network violates the contract.
+      ValueError: If the network does not implement the interface.
     """
     image = jax.ShapeDtypeStruct((1, 32, 32, channels), jnp.float32)
     for folded in (False, True):
@@ -212,7 +212,11 @@ def check_contract(model: NetworkInterface, channels: int = 3) -> None:
         folding = batch_norms(model)
         layers = [layer for layer in model.layers if not (folded and layer.kind == "batch_norm")]
         declared = {layer.name: layer for layer in layers}
-        if len(declared) < len(layers) or variables["params"].keys() != declared.keys():
+        if len(declared) < len(layers):
+            names = [layer.name for layer in layers]
+            twice = sorted({name for name in names if names.count(name) > 1})
+            raise ValueError(f"`layers` of {type(model).__name__} contains {', '.join(twice)} more than once")
+        if variables["params"].keys() != declared.keys():
             differing = sorted(variables["params"].keys() ^ declared.keys())
             raise ValueError(f"`layers` and the parameters of {type(model).__name__} differ in {differing}")
         for name, parts in variables["params"].items():

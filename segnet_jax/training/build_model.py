@@ -41,7 +41,7 @@ def build_model(config: Config, num_classes: int, precision: str, own: CustomObj
     """Return the network that a config describes, or the custom one; `precision` must not be "auto".
 
     Raises:
-      UserError: If a custom network was neither passed nor named, or does not satisfy the contract.
+      UserError: If a custom network was neither passed nor named, or does not implement the interface.
     """
     if name := missing("model", config.own) if own.model is None else "":
         raise UserError(

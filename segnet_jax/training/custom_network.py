@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from segnet_jax.nn import NETWORKS
-from segnet_jax.nn.network_interface import NetworkInterface, check_contract
+from segnet_jax.nn.network_interface import NetworkInterface, check_interface
 from segnet_jax.system.custom_code import import_function
 from segnet_jax.system.errors import UserError
 
@@ -62,19 +62,19 @@ def build_custom_network(make: Callable[..., Any], settings: Mapping[str, Any], 
       flag: the flag that names the network, for messages; "" for a network passed from Python.
 
     Raises:
-      UserError: If the network does not satisfy the contract.
+      UserError: If the network does not implement the interface.
     """
     kind, given = (make.func, make.keywords) if isinstance(make, functools.partial) else (make, {})
     try:
         names = settings_of(kind, settings) - given.keys()
         model = make(**{name: value for name, value in settings.items() if name in names})
-        check_contract(model, settings["channels"])
+        check_interface(model, settings["channels"])
         return model
     except UserError:
         raise
     except Exception as error:  # the user's code may raise anything
         what, why = flag or f"model {getattr(kind, '__qualname__', kind)}", " ".join(str(error).split())[:500]
-        raise UserError(f"{what} does not satisfy the contract of segnet_jax.nn.network_interface: {why}") from error
+        raise UserError(f"{what} does not implement the interface in segnet_jax.nn.network_interface: {why}") from error
 
 
 def settings_of(kind: Callable[..., Any], known: Iterable[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Test `network_linknet.patch`: the contract, training, freezing, evaluation, export, prediction and FLOP count."""
+"""Test `network_linknet.patch`: the interface, training, freezing, evaluation, export, prediction and FLOP count."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from test_train import restored, run
 import segnet_jax
 from segnet_jax.benchmarks.roofline import work_of
 from segnet_jax.nn import NETWORKS, fold_batch_norm
-from segnet_jax.nn.network_interface import check_contract, collect_taps
+from segnet_jax.nn.network_interface import check_interface, collect_taps
 
 LINKNET = ("--network", "linknet", "--depth", 2, "--epochs", 6)
 
@@ -37,9 +37,9 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("form", [{}, {"depth": 2, "conv_bias": True}, {"depth": 1, "pooling": "ceil"}], ids=str)
-def test_it_keeps_the_contract_and_its_folded_form_computes_the_same(form):
+def test_it_implements_the_interface_and_its_folded_form_computes_the_same(form):
     model = NETWORKS["linknet"](7, width=1 / 16, batch_norm_epsilon=0.2, **form)
-    check_contract(model)
+    check_interface(model)
     variables = random_variables(model)
     image = np.random.default_rng(0).normal(size=(2, 33, 46, 3)).astype(np.float32)
     logits, taps = jax.jit(collect_taps, static_argnums=0)(model, variables, image)

@@ -1,4 +1,4 @@
-"""Check that every network satisfies the contract, and that violations are detected."""
+"""Check that every network implements the interface, and that violations are detected."""
 
 from functools import partial
 
@@ -9,13 +9,12 @@ import pytest
 from flax import linen as nn
 from random_variables import random_variables
 
-from segnet_jax.nn import NETWORKS, SegNet, SegNetBasic, fold_batch_norm, max_pool_with_code, segnet
-from segnet_jax.nn import network_interface as contracts
+from segnet_jax.nn import NETWORKS, SegNet, SegNetBasic, fold_batch_norm, max_pool_with_code, network_interface, segnet
 from segnet_jax.nn.batch_norm import BatchNormReLU
 from segnet_jax.nn.convolution import Convolution
 from segnet_jax.nn.network_interface import (
     LayerSpec,
-    check_contract,
+    check_interface,
     collect_taps,
     convolution_block,
     encoder_convolutions,
@@ -35,12 +34,12 @@ FORMS = [
 
 
 @pytest.mark.parametrize("model", FORMS, ids=range(len(FORMS)))
-def test_every_network_keeps_the_contract(model):
-    check_contract(model)
+def test_every_network_implements_the_interface(model):
+    check_interface(model)
 
 
 class Small(nn.Module):
-    """The smallest network that satisfies the contract; `fault` names a violation."""
+    """The smallest network that implements the interface; `fault` names a violation."""
 
     num_classes: int = 3
     folded: bool = False
@@ -53,7 +52,8 @@ class Small(nn.Module):
     @property
     def layers(self):
         layers = (*convolution_block("in", "encoder", 1), LayerSpec("out", "convolution", "head"))
-        return (*layers, LayerSpec("more", "convolution", "decoder")) if self.fault == "layer" else layers
+        further = {"layer": (LayerSpec("more", "convolution", "decoder"),), "twice": layers[-1:]}
+        return (*layers, *further.get(self.fault, ()))
 
     @nn.compact
     def __call__(self, image, *, train, keys=None):
@@ -71,24 +71,25 @@ class Small(nn.Module):
     "fault, message",
     [
         ("layer", r"differ in \['more'\]"),
+        ("twice", "contains out more than once"),
         ("part", r"differ in \['free'\]"),
         ("folded", r"folded convolution in must have a kernel and a bias, got \['kernel'\]"),
         ("tap", r"does not call `tap` in encoder stages \[1\]"),
     ],
 )
-def test_a_network_that_breaks_the_contract_is_named_with_what_it_breaks(fault, message):
-    check_contract(Small())
+def test_a_network_that_does_not_implement_the_interface_is_named_with_what_it_breaks(fault, message):
+    check_interface(Small())
     with pytest.raises(ValueError, match=message):
-        check_contract(Small(fault=fault))
+        check_interface(Small(fault=fault))
 
 
 def test_a_part_that_its_kind_does_not_have_is_found(monkeypatch):
-    monkeypatch.setitem(contracts.PARTS, "convolution", {"kernel": "kernel"})
+    monkeypatch.setitem(network_interface.PARTS, "convolution", {"kernel": "kernel"})
     with pytest.raises(ValueError, match=r"convolution out may only have .*, got \['bias'\]"):
-        check_contract(Small())
+        check_interface(Small())
 
 
-def test_folding_asks_the_contract_and_no_name():
+def test_folding_asks_the_interface_and_no_name():
     """Check that `Small`'s BatchNorm is folded into its layer "in", although no other network has such a name."""
     model, image = Small(), np.random.default_rng(0).normal(size=(1, 8, 9, 3)).astype(np.float32)
     variables = random_variables(model)

@@ -9,7 +9,7 @@ from random_variables import random_variables
 from segnet_jax.constants import VOID
 from segnet_jax.exporting.exported_network import ExportedNetwork
 from segnet_jax.nn import SegNet, SegNetBasic, fold_batch_norm
-from segnet_jax.nn.network_interface import check_contract, head_layers
+from segnet_jax.nn.network_interface import check_interface, head_layers
 from segnet_jax.nn.preprocessing import TORCH
 from segnet_jax.training.losses import cross_entropy_sum
 
@@ -23,7 +23,7 @@ MODELS = [
     "model", [pytest.param(MODELS[0], marks=pytest.mark.slow), *MODELS[1:]], ids=["segnet", "segnet-basic"]
 )
 def test_the_head_has_one_channel_and_the_first_class_the_logit_0(model):
-    check_contract(model)
+    check_interface(model)
     variables = random_variables(model, 0)
     (head,) = head_layers(model)
     assert variables["params"][head]["kernel"].shape[-1] == variables["params"][head]["bias"].shape[-1] == 1

@@ -193,7 +193,7 @@ def test_a_loss_that_is_no_sum_is_refused_on_shapes(loss, message):
 
 
 class NoTap(SegNet):
-    """A network that breaks the contract: it lacks a layer that it declares."""
+    """A network that does not implement the interface: it lacks a layer that it declares."""
 
     @property
     def layers(self):
@@ -207,10 +207,10 @@ def test_a_config_and_a_protocol_or_a_model_for_a_built_in_network_are_refused(t
         segnet_jax.load(make_run(tmp_path / "run"), model=SegNet)
 
 
-def test_a_network_that_breaks_the_contract_is_refused():
+def test_a_network_that_does_not_implement_the_interface_is_refused():
     config = Config(**TINY)
     for model in (NoTap, nn.Dense):
-        with pytest.raises(UserError, match=f"model {model.__name__} does not satisfy the contract"):
+        with pytest.raises(UserError, match=f"model {model.__name__} does not implement the interface"):
             build_model(config, 5, "float32", CustomObjects(model))
     wide = build_model(config, 5, "float32", CustomObjects(functools.partial(SegNet, width=0.5)))
     assert (wide.width, wide.depth, wide.num_classes) == (0.5, 1, 5)
