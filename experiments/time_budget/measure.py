@@ -3,7 +3,7 @@
     python experiments/time_budget/measure.py --data DIR --machine "2 cores of ..."
 
 What the host does is measured here: imports, decoding, checkpoints, pictures, report, boundary F1. What the GPU does
-is calculated from the programs compiled for it (`experiments/portability/compiled`). Writes result.json beside this
+is calculated from the programs compiled for it (`experiments/portability/compiled`). Writes budget.json beside this
 file and prints the table of README.md.
 """
 
@@ -48,7 +48,7 @@ def main() -> None:
     }
     result = origin | counts | {"measured": measured}
     result["budget"] = budget(result, programs)
-    (HERE / "result.json").write_text(json.dumps(result, indent=2) + "\n")
+    (HERE / "budget.json").write_text(json.dumps(result, indent=2) + "\n")
     print(as_markdown(result))
 
 

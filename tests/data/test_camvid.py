@@ -12,7 +12,8 @@ from PIL import Image
 from segnet_jax import train as command
 from segnet_jax.config.flags import parse_config
 from segnet_jax.constants import VOID
-from segnet_jax.data import camvid_frames, split_rules
+from segnet_jax.data import camvid_frames
+from segnet_jax.data.camvid import split_rules
 from segnet_jax.data.camvid.find_folder import open_full_size_counts
 from segnet_jax.data.label_files.decode_labels import read_label
 from segnet_jax.data.layouts import camvid

@@ -39,7 +39,7 @@ def test_a_hand_computed_budget():
 
 
 def test_the_page_has_the_measured_table():
-    result = json.loads((FOLDER / "result.json").read_text())
+    result = json.loads((FOLDER / "budget.json").read_text())
     assert time_budget.as_markdown(result) in (FOLDER / "README.md").read_text()
     programs = json.loads(time_budget.PROGRAMS.read_text())["programs"]
     assert time_budget.budget(result, programs) == result["budget"]
