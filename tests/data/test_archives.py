@@ -137,6 +137,7 @@ def test_archives_of_the_official_form_go_from_a_server_to_both_splits(tmp_path,
     assert "camvid" in (output := capsys.readouterr().err) and "421 train, 280 test" in output
 
 
+@pytest.mark.slow
 def test_full_size_frames_are_mapped_and_resized_to_360x480(tmp_path):
     images, labels = make_archives(tmp_path, THREE[:2], size=(720, 960))
     splits = {"train": THREE[:1], "test": THREE[1:2]}

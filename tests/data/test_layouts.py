@@ -248,13 +248,10 @@ def test_read_options_are_refused_without_files(tmp_path):
         open_folder("synthetic", dataclasses.replace(DEFAULTS, exif="apply", val_fraction=0.5))
 
 
-ONE_BY_DEFAULT = [
-    pytest.param(layout, id=layout.__name__, marks=[] if layout is own_folders.colors else pytest.mark.slow)
-    for layout in (*own_folders.CAMVID_LAYOUTS, *own_folders.OTHER_LAYOUTS)
-]
-
-
-@pytest.mark.parametrize("layout", ONE_BY_DEFAULT)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "layout", (*own_folders.CAMVID_LAYOUTS, *own_folders.OTHER_LAYOUTS), ids=lambda layout: layout.__name__
+)
 def test_from_a_layout_to_overlays_with_three_commands_and_no_file_edited(layout, samples, tmp_path, monkeypatch):
     layout(tmp_path / "photos", samples)
     _, image, _ = samples["val"][0]
