@@ -193,7 +193,7 @@ def label_files(data: str, read_options: ReadOptions) -> list[tuple[Path, str]]:
     found = layout.find(folder, read_options) if layout and not by_lists else camvid.find(folder)
     labels = [entry.label for entries in found.entries.values() for entry in entries]
     if any(entry.masks for entries in found.entries.values() for entry in entries):
-        message = f"{folder} has masks of one class each, whose names are those of the classes: omit --classes; to set "
+        message = f"{folder} has masks named after their classes, so it needs no --classes; to set "
         raise UserError(f"{message}another order or colors, write {folder}/classes.toml yourself")
     if not labels:
         raise UserErrors(folder, found.faults)

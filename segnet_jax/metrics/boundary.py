@@ -16,8 +16,8 @@ of the label's.
 | the F1 is the mean over | images with such a class | all images; one without boundaries counts 0 |
 
 `paper` follows the SegNet paper, by distance as in Csurka et al. 2013; it runs on the device. `script` follows
-`computeBFmeasure.m`; `matching.py` counts the pairs of its `correspondPixels` on the host. The `paper` F1 of a class in
-an image is never less than the `script` F1. Precision or recall without pixels is 0, as in the script.
+`computeBFmeasure.m`; `boundary_matching.py` counts the pairs of its `correspondPixels` on the host. The `paper` F1 of a
+class in an image is never less than the `script` F1. Precision or recall without pixels is 0, as in the script.
 """
 
 from dataclasses import dataclass
@@ -143,7 +143,7 @@ class BoundaryF1:
 
 
 def boundary_f1(counts: np.ndarray, pairs: np.ndarray) -> BoundaryF1:
-    """Compute boundary F1 from each image's `boundary_counts` [N,C,4] and `matching.count_pairs` [N,C]."""
+    """Compute boundary F1 from each image's `boundary_counts` [N,C,4] and `boundary_matching.count_pairs` [N,C]."""
     counts = np.asarray(counts, np.int64)
     known, predicted = counts[..., KNOWN], counts[..., PREDICTED]
     near = _f1(_ratio(counts[..., PREDICTED_NEAR], predicted), _ratio(counts[..., KNOWN_NEAR], known))

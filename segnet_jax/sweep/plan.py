@@ -167,8 +167,8 @@ def _check_sources(file: str, settings: Mapping[str, Any], given: Mapping[str, s
         source = settings.get(key)
         if isinstance(source, str) and is_address(source) and source != given.get(key):
             raise UserError(
-                f"{key} in {file} is the address {source}, and only one that the command line names is read: remove "
-                f"it from the file, and add --{key} {source}"
+                f"{key} in {file} is the address {source}, but addresses are read only if the command line names "
+                f"them: remove it from the file, and add --{key} {source}"
             )
 
 

@@ -11,6 +11,7 @@ from test_train import digest_of
 
 import segnet_jax
 from segnet_jax import evaluate, export, predict, report, train
+from segnet_jax.benchmarks.portability.flags import own_flags, parse_with_config
 from segnet_jax.config.flags import parse_config, parse_flags
 from segnet_jax.constants import VOID
 from segnet_jax.data.input_pipeline.cache import from_arrays
@@ -160,6 +161,12 @@ def test_what_needs_one_class_per_pixel_is_refused(trained, data, tmp_path):
         called(evaluate.evaluate, evaluate.EvaluateOptions, trained, "--devices", 1, "--calibrate")
     with pytest.raises(UserError, match="--samples and --frames are for one class per pixel"):
         called(predict.predict, predict.PredictOptions, trained, data / "images", "--samples", 3)
+
+
+def test_portability_lowers_and_compiles_networks_of_one_class_per_pixel_only():
+    given = {"prog": "segnet_jax.portability lower", "description": "", "flags": ()}
+    with pytest.raises(UserError, match="networks with one class per pixel, got --multi-label"):
+        parse_with_config(own_flags(), ["--multi-label"], **given)
 
 
 @pytest.mark.slow

@@ -371,5 +371,5 @@ def test_the_doctors_command_repeats_the_flags_of_masks(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "--mask-order box disc --unmasked background" in out.splitlines()[-1]
     assert "masks of one class each: box, disc" in out
-    with pytest.raises(UserError, match="whose names are those of the classes: omit --classes"):
+    with pytest.raises(UserError, match="named after their classes, so it needs no --classes"):
         doctor.doctor(doctor.DoctorOptions(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))

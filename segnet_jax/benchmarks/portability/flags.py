@@ -42,10 +42,12 @@ def parse_with_config(
     except argparse.ArgumentError as error:
         raise UserError(str(error)) from None
     if given.run:
-        if read_run(given.run).multi_label:  # raises the errors of a damaged run
-            raise UserError(f"portability is for one class per pixel, and {given.run} predicts several")
+        read_run(given.run)  # raises the errors of a damaged run
         others = ["--config", str(pathlib.Path(given.run) / CONFIG_FILE), *others]
     config = parse_config(others, prog=prog, description=description, own=flags)
+    if config.multi_label:
+        source = given.run or "--multi-label"
+        raise UserError(f"portability is for networks with one class per pixel, got {source}, which has several")
     import_given(others)
     return given, config
 
