@@ -41,7 +41,8 @@ def loss_and_gradient(image):
 NAMES = [name for name in variants.VARIANTS if name != "ours"]
 
 
-@pytest.mark.parametrize("name", [NAMES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in NAMES[1:])])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_a_variant_computes_what_ours_computes(name):
     image = jnp.asarray(np.random.default_rng(0).normal(size=(2, 9, 13, 3)), jnp.float32)
     ours, our_gradient = loss_and_gradient(image)

@@ -50,7 +50,7 @@ def by_host(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("place", ["device", "shards"])
+@pytest.mark.parametrize("place", ["device", pytest.param("shards", marks=pytest.mark.slow)])
 def test_each_input_path_leaves_the_same_state_and_scores(by_host, tmp_path, monkeypatch, capsys, place):
     if place == "shards":
         only_shards_fit(monkeypatch)

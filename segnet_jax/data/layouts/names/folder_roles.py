@@ -122,11 +122,6 @@ def images_among(paths: Sequence[Path]) -> list[Path]:
     return rest if most >= 3 and most >= 0.8 * len(rest) else list(paths)
 
 
-def is_test_name(parts: Sequence[str]) -> bool:
-    """Return whether a path is in a folder of test images."""
-    return place_of(parts).split == "test"
-
-
 def folders_with_pictures(root: Path, pictures: Sequence[Path]) -> dict[tuple[str, ...], list[Path]]:
     """Return path parts of each folder below the root -> image files directly in that folder."""
     found: dict[tuple[str, ...], list[Path]] = {}
