@@ -68,6 +68,16 @@ def test_masks_of_each_naming_scheme_are_merged(scheme, tmp_path):
         np.testing.assert_array_equal(found[name], order[scene(number)[1]])
 
 
+def test_a_palette_tells_what_is_outside(tmp_path):
+    fill(tmp_path, "masks/{name}/{i:04}.png")
+    for path in (tmp_path / "masks").rglob("*.png"):
+        inside = np.asarray(Image.open(path)) > 0
+        picture = Image.fromarray(np.where(inside, 0, 1).astype(np.uint8), "P")
+        picture.putpalette([255, 255, 255, 0, 0, 0])  # index 0 is white and inside, index 1 black
+        picture.save(path)
+    assert read_as(opened(tmp_path, "--val-fraction 0.3")) == TRUE
+
+
 def test_a_class_absent_from_an_image_needs_no_mask_but_an_image_without_any_mask_is_a_fault(tmp_path):
     fill(tmp_path, "masks/{name}/{i:04}.png")
     (tmp_path / "masks/box/0002.png").unlink()

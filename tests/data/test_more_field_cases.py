@@ -8,6 +8,8 @@ from field_folders import COLORS, RED, palette_png, read_as, save, scene
 from test_field_cases import MASK, TRUE, UNNAMED, codes, fill, mask, opened, refused, table
 
 from segnet_jax.data.label_files.class_table_files import read_class_table
+from segnet_jax.data.layouts.names.match_labels import pictures_below
+from segnet_jax.system.errors import UserError
 
 # --- class files ---
 
@@ -42,6 +44,15 @@ def test_class_files_are_read_in_every_form(form, tmp_path):
             1: "disc",
             2: "box",
         }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("zone 1", "zone 2", "zone 3"), ("class 0", "class 1"), ("background", "zone 1", "zone 2"), ("class", "label")],
+)
+def test_names_that_end_in_a_number_or_are_words_of_headers_stay_names(names, tmp_path):
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    assert read_class_table(tmp_path / "classes.txt").classes.names == names
 
 
 COLOR_FORMS = {
@@ -137,7 +148,8 @@ def test_a_split_in_a_table_in_json_or_in_the_names_is_the_split(tmp_path):
         fill(tmp_path / file)
         (tmp_path / file / file).write_text(text)
         dataset = opened(tmp_path / file)
-        assert dataset.splits["val"].names == ("p00", "p05", "p07") and f"note: split by {file}" in dataset.notes
+        assert dataset.splits["val"].names == ("p00", "p05", "p07")
+        assert any(note.startswith(f"note: split by {file}") for note in dataset.notes)
     folder = fill(tmp_path / "names", image="images/{split}_{i}.jpg", place="labels/{split}_{i}.png")
     for i in range(3):
         picture, ids = scene(50 + i)
@@ -365,3 +377,56 @@ def test_colors_changed_by_jpeg_or_in_another_channel_order_are_named(tmp_path):
     fill(tmp_path / "b", lambda ids, i: COLORS[ids][..., ::-1])
     table(tmp_path / "b")
     assert "as blue, green, red" in refused(tmp_path / "b")["unknown-color"].fix
+
+
+# --- what a review found ---
+
+
+def numbered(folder, number=10):
+    for i in range(number):
+        picture, ids = scene(i)
+        save(picture, folder / f"images/{i}.jpg")
+        save(ids, folder / f"masks/{i}.png")
+    (folder / "classes.txt").write_text("ground\ndisc\nbox\n")
+    return folder
+
+
+def test_a_table_names_images_in_one_column_and_leaves_none_out_in_silence(tmp_path):
+    splits = ["val" if i > 6 else "train" for i in range(10)]
+    for file in ("row,file,split\n", "row,key,split\n"):
+        folder = numbered(tmp_path / file[4:7])
+        suffix = ".jpg" if "file" in file else ""
+        rows = [f"{9 - i},{i}{suffix},{split}\n" for i, split in enumerate(splits)]
+        (folder / "meta.csv").write_text(file + "".join(rows))
+    assert opened(tmp_path / "fil").splits["val"].names == ("7", "8", "9")
+    with pytest.raises(UserError, match="two columns of meta.csv name images and give different splits"):
+        opened(tmp_path / "key")
+    folder = numbered(tmp_path / "part")
+    (folder / "notes.csv").write_text("file,set\n0.jpg,train\n1.jpg,train\n2.jpg,val\n")
+    with pytest.raises(UserError, match="notes.csv gives a split to 3 of 10 images only"):
+        opened(folder)
+
+
+def test_links_to_folders_that_hold_links_are_entered_once(tmp_path):
+    for i in range(30):  # entered again for each way to it, the last would be searched 2^30 times
+        (tmp_path / f"d{i}").mkdir()
+        if i < 29:
+            for name in "ab":
+                (tmp_path / f"d{i}" / name).symlink_to(f"../d{i + 1}")
+    save(scene(0)[0], tmp_path / "d29/x.png")
+    faults = []
+    assert len(pictures_below(tmp_path, tmp_path, faults)) <= 2 and not faults
+
+
+def test_a_folder_of_masks_called_like_a_split_is_an_error_that_says_something(tmp_path):
+    for i in range(3):
+        picture, ids = scene(i)
+        save(picture, tmp_path / f"images/{i:03}.png")
+        for value, name in enumerate(("bus", "car", "train")):
+            save((ids == value).astype(np.uint8) * 255, tmp_path / f"masks/{name}/{i:03}.png")
+    try:
+        names = opened(tmp_path).classes.names
+    except UserError as error:
+        assert error.faults and str(error).strip()
+    else:
+        assert "train" in names

@@ -192,9 +192,18 @@ def _is_soft(stored: Stored) -> bool:
 
 
 def _values(stored: Stored) -> np.ndarray:
-    """Return the values of a mask [H,W]; of colors, their brightness."""
+    """Return the values of a mask [H,W]; of colors, their brightness.
+
+    A palette is read by its brightness where index 0 is not black, or another index is: 0 then does not mean outside.
+    """
     values = stored.values()
-    return values if values is not None else stored.grey()
+    if values is None:
+        return stored.grey()
+    if stored.kind == "palette":
+        grey = stored.grey()
+        if grey[values == 0].any() or (grey.any() and not grey[values > 0].all()):
+            return grey
+    return values
 
 
 def scan_masks(

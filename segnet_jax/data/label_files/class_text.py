@@ -52,15 +52,16 @@ def names(text: str) -> Parsed:
         if len(line) > _MAX_LINE and len(lines) > 1:
             raise BadTable(f"has {len(line)} characters in line {place}, too many for a class: {line[:40]!r}")
     lines = _one_per_line(lines)
-    if (
-        len(lines) > 1
-        and set(re.findall(r"[a-z]+", lines[0][1].lower())) <= _HEADS
-        and not re.search(r"\d", lines[0][1])
-    ):
+    if _is_header(lines[:1]) and len(lines) > 2 and not any(_is_header([line]) for line in lines[1:]):
         lines = lines[1:]
     if (parsed := structured(lines)) is not None:
         return parsed
     return Parsed([Row(name_of(line), (place,), ()) for place, (_, line) in enumerate(lines)])
+
+
+def _is_header(lines: Sequence[tuple[int, str]]) -> bool:
+    """Return whether a line consists of column names, such as `id name`."""
+    return any(set(re.findall(r"[a-z]+", line.lower())) <= _HEADS and not re.search(r"\d", line) for _, line in lines)
 
 
 def structured(lines: Sequence[tuple[int, str]]) -> Parsed | None:
@@ -72,6 +73,9 @@ def structured(lines: Sequence[tuple[int, str]]) -> Parsed | None:
     for form in _FORMS:
         found = [form.fullmatch(line) if len(line) <= _MAX_LINE else None for _, line in lines]
         matches = [match for match in found if match and not match["name"].strip().isdecimal()]
+        names = {match["name"] for match in matches}
+        if "color" not in form.groupindex and len(names) < len(matches):
+            continue  # names that end in a number, such as zone 1 and zone 2
         if 1 < len(matches) < len(lines) <= 2 * len(matches):
             number, line = next(each for each, match in zip(lines, found, strict=True) if match not in matches)
             raise BadTable(f"line {number} has another form than most others: {line[:60]!r}")

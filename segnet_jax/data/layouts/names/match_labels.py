@@ -46,12 +46,16 @@ def pictures_below(
         faults.append(Fault("cannot-read", name, message, "check its permissions"))
 
     above: dict[str, frozenset[str]] = {}  # folder -> where it and those above it are
+    entered: set[str] = set()  # linked folders: entering each once bounds the walk
     for place, folders, files in os.walk(root, onerror=note_unreadable, followlinks=True):
         real = above.pop(place, frozenset()) | {os.path.realpath(place)}
-        for name in [name for name in folders if os.path.islink(os.path.join(place, name)) and not is_litter(name)]:
+        links = [name for name in folders if os.path.islink(os.path.join(place, name)) and not is_litter(name)]
+        for name in sorted(links):
             path = Path(place, name)
-            if os.path.realpath(path) in real or not is_inside(path, folder, faults, follow_links):
+            target = os.path.realpath(path)
+            if target in real | entered or not is_inside(path, folder, faults, follow_links):
                 folders.remove(name)
+            entered.add(target)
         above |= {os.path.join(place, name): real for name in folders}
         inner = [name for name in folders if not name.lower().endswith(IMAGE_SUFFIXES)]
         # A folder named like an image file is reported when it is read.

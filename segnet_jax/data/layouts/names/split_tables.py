@@ -34,15 +34,12 @@ def split_table(folder: Path, entries: Sequence[Entry]) -> tuple[dict[str, list[
             lines = [line for _, line in read_lines(path)]
         except UserError:
             continue
-        rows = _json_rows("\n".join(lines)) if path.suffix.lower() == ".json" else _csv_rows(lines)
-        found: dict[str, dict[Path, Entry]] = {}
-        for split, cells in rows:
-            if entry := next((entry for cell in cells if (entry := listed_entry(nfc(cell), known))), None):
-                found.setdefault(split, {}).setdefault(entry.image, entry)
+        if path.suffix.lower() == ".json":
+            found = _splits_of(_json_rows("\n".join(lines)), known)
+        else:
+            found = _of_one_column(path, list(_csv_rows(lines)), known)
         if "train" in found or "val" in found:
-            return _complete({split: list(each.values()) for split, each in found.items()}, entries), (
-                f"note: split by {shown(path.name)}"
-            )
+            return _complete(path, found, entries)
     by_name: dict[str, list[Entry]] = {}
     for entry in entries:
         splits = {SPLIT_WORDS[word] for word in words(entry.name) if word in SPLIT_WORDS}
@@ -52,11 +49,51 @@ def split_table(folder: Path, entries: Sequence[Entry]) -> tuple[dict[str, list[
     return {}, ""
 
 
-def _complete(found: Mapping[str, list[Entry]], entries: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Without training images, make those of no split the training images."""
+def _splits_of(rows: Iterable[tuple[str, Sequence[str]]], known: Mapping) -> dict[str, list[Entry]]:
+    """Return split -> pairs, of rows with a split and cells, of which the first that names an image counts."""
+    found: dict[str, dict[Path, Entry]] = {}
+    for split, cells in rows:
+        if entry := next((entry for cell in cells if cell and (entry := listed_entry(nfc(cell), known))), None):
+            found.setdefault(split, {}).setdefault(entry.image, entry)
+    return {split: list(each.values()) for split, each in found.items()}
+
+
+def _of_one_column(path: Path, rows: Sequence[tuple[str, Sequence[str]]], known: Mapping) -> dict[str, list[Entry]]:
+    """Return split -> pairs, by the column of a table that names most images, preferably as files.
+
+    Raises:
+      UserError: If two such columns give different splits.
+    """
+    by_column = {}
+    for place in range(max((len(cells) for _, cells in rows), default=0)):
+        column = [(split, cells[place : place + 1]) for split, cells in rows]
+        found = _splits_of(column, known)
+        are_files = sum(bool(Path(cell).suffix) for _, cells in column for cell in cells)
+        by_column[place] = (sum(map(len, found.values())), are_files), found
+    best = max((rank for rank, _ in by_column.values()), default=None)
+    chosen = [found for rank, found in by_column.values() if rank == best]
+    if best and best[0] and any(found != chosen[0] for found in chosen):
+        message = f"two columns of {path.name} name images and give different splits"
+        raise UserError(message, kind="split-contradiction", file=path.name, fix="remove one of the two columns")
+    return chosen[0] if chosen else {}
+
+
+def _complete(path: Path, found: Mapping[str, list[Entry]], entries: Sequence[Entry]):
+    """Return the splits and a note. Without training images, those of no split are the training images.
+
+    Raises:
+      UserError: If over a tenth of the images would not be used.
+    """
     named = {entry.image for of_split in found.values() for entry in of_split}
     rest = [entry for entry in entries if entry.image not in named]
-    return dict(found) if "train" in found else {"train": rest, **found}
+    note = f"note: split by {shown(path.name)}"
+    if "train" not in found:
+        return {"train": rest, **found}, note
+    if len(rest) > 0.1 * len(entries):
+        message = f"{path.name} gives a split to {len(entries) - len(rest)} of {len(entries)} images only"
+        fix = "list all images in it, or move it out of the folder to split the images at random"
+        raise UserError(message, kind="split-contradiction", file=path.name, fix=fix)
+    return dict(found), note + (f", which leaves out {len(rest)} of {len(entries)} images" if rest else "")
 
 
 def _csv_rows(lines: Sequence[str]) -> Iterable[tuple[str, Sequence[str]]]:
@@ -70,7 +107,7 @@ def _csv_rows(lines: Sequence[str]) -> Iterable[tuple[str, Sequence[str]]]:
     for row in rows[1:]:
         split = SPLIT_WORDS.get(row[column].strip().lower(), "") if len(row) > column else ""
         if split:
-            yield split, [cell for place, cell in enumerate(row) if place != column and cell]
+            yield split, [cell if place != column else "" for place, cell in enumerate(row)]
 
 
 def _json_rows(text: str) -> Iterable[tuple[str, Sequence[str]]]:
