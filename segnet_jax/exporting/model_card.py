@@ -124,14 +124,22 @@ def _number(facts: CardFacts) -> str:
     return "any number" if facts.multi_label else "one"
 
 
+_EXAMPLES = {
+    False: """class_ids = network.predict("street.jpg")  # uint8 [H,W]; also a Pillow image, an array, a list of these
+names = [network.class_names[class_id] for class_id in sorted(set(class_ids.flat))]""",
+    True: """masks = network.predict("street.jpg")  # bool [H,W,C]; also a Pillow image, an array, a list of these
+names = [name for name, mask in zip(network.class_names, masks.transpose(2, 0, 1), strict=True) if mask.any()]""",
+}
+"""Whether a pixel may have several classes -> lines of Python that predict."""
+
+
 def _use(facts: CardFacts) -> str:
-    return """`FOLDER` is the folder of this file, or `hf://OWNER/NAME` for a repository on the Hugging Face Hub.
+    return f"""`FOLDER` is the folder of this file, or `hf://OWNER/NAME` for a repository on the Hugging Face Hub.
 
 ```python
 import segnet_jax
 network = segnet_jax.load("FOLDER")
-class_ids = network.predict("street.jpg")  # uint8 [H,W]; also a Pillow image, an array, a list of these
-names = [network.class_names[class_id] for class_id in sorted(set(class_ids.flat))]
+{_EXAMPLES[facts.multi_label]}
 print(names)
 ```
 

@@ -75,5 +75,7 @@ def rule_of(stored: StoredLabels | None, classes: ClassTable, reading: ReadOptio
         rule = make_label_rule(TUTORIAL if classes.names == CAMVID.names else own, reading)
     if void < 0:
         return rule
+    if rule.masks:
+        raise UserError(f"--void {void} cannot be used with masks of one class each, which have no value for void")
     kept = tuple(each for each in rule.ids if each[1] != VOID and each[0] != void)
     return dataclasses.replace(rule, ids=(*kept, (void, VOID)))

@@ -13,7 +13,9 @@ from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
 from segnet_jax.data.label_files.class_masks import read_class_masks
 from segnet_jax.data.labels.label_mapping import StoredLabels, labels_from_json
-from segnet_jax.data.layouts.label_studio import region_of
+from segnet_jax.data.labels.read_options import DEFAULTS
+from segnet_jax.data.layouts.label_studio import masks_for_names, region_of
+from segnet_jax.inference.labels import rule_of
 from segnet_jax.runs.load_dataset import open_data
 from segnet_jax.system.errors import UserError
 
@@ -383,3 +385,21 @@ def test_the_doctors_command_repeats_the_flags_of_masks(tmp_path, capsys):
     assert "masks of one class each: box, disc" in out
     with pytest.raises(UserError, match="named after their classes, so it needs no --classes"):
         doctor.doctor(doctor.DoctorOptions(data=str(tmp_path), classes=str(tmp_path / "classes.toml")))
+
+
+def test_labels_of_predictions_are_found_for_few_images_and_refused_with_a_mask_of_another_class(tmp_path):
+    fill(tmp_path, "masks/{name}/{i:04}.png")
+    names = [f"{i:04}" for i in range(6)] + [f"other{i}" for i in range(20)]
+    found = masks_for_names(names, tmp_path / "masks", ["box", "disc"])
+    assert sorted(found) == names[:6] and [name for name, _ in found["0000"].masks] == ["box", "disc"]
+    (tmp_path / "masks/disc").rename(tmp_path / "masks/bike")
+    with pytest.raises(UserError, match="is a mask of bike, not a class of the network"):
+        masks_for_names(names, tmp_path / "masks", ["box", "disc"])
+
+
+def test_a_value_for_void_is_refused_with_masks(tmp_path):
+    fill(tmp_path, "masks/{name}/{i:04}.png")
+    dataset = opened(tmp_path)
+    stored = StoredLabels(dataset.classes, dataset.label_rule)
+    with pytest.raises(UserError, match="--void 7 cannot be used with masks of one class each"):
+        rule_of(stored, dataset.classes, DEFAULTS, 7)

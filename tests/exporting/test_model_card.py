@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import re
+import types
 
+import numpy as np
 import pytest
 
 from segnet_jax.exporting.model_card import CardFacts, card
@@ -106,3 +108,13 @@ def test_texts_of_a_run_are_no_markup_and_end_no_line():
     assert "\n---\nlicense" not in body and "[a](" not in body and "`code`" not in body
     rows = [line for line in body.splitlines() if line.startswith("|")]
     assert {line.count("|") for line in rows} == {3, 4, 5} and max(map(len, rows)) < 2000
+
+
+def test_the_example_of_a_network_with_several_classes_per_pixel_names_the_classes_that_it_finds():
+    example = changed(multi_label=True).partition("```python\n")[2].partition("```")[0]
+    masks = np.zeros((2, 3, 2), bool)
+    masks[0, 0, 1] = True
+    network = types.SimpleNamespace(class_names=("car", "road"), predict=lambda path: masks)
+    found = {}
+    exec(example.replace("import segnet_jax", ""), {"segnet_jax": types.SimpleNamespace(load=lambda _: network)}, found)
+    assert found["names"] == ["road"]

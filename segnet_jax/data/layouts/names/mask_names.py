@@ -88,17 +88,24 @@ def match_class_masks(
     ):
         masks: dict[str, list[tuple[str, Path]]] = {}
         unmatched: list[Path] = []
+        unknown: list[tuple[str, Path]] = []
         for path in labels:
             image, name = find(path) or ("", "")
             if not image or known and name not in known:
                 unmatched.append(path)
+                unknown += [(name, path)] if image else []
             else:
                 masks.setdefault(image, []).append((name, path))
         found = ClassMasks(scheme, {image: sorted(mine) for image, mine in masks.items()}, unmatched)
         if not known and _are_class_masks(found, images, labels) and _look_like_masks(found):
             _check_not_instances(found, folder)
             return found
-        if known and masks and len(found.masks) * 2 >= len(images):
+        if known and masks and (holds_labels or len(found.masks) * 2 >= len(images)):
+            if unknown and holds_labels:
+                name, path = unknown[0]
+                message = f"{relative_path(path, folder)} is a mask of {shown(name)}, not a class of the network"
+                fix = f"move these masks elsewhere; its classes: {listed([*known])}"
+                raise UserError(message, kind="unknown-mask", file=path.name, fix=fix)
             return found
     return None
 
