@@ -84,7 +84,8 @@ def check_dataset(open_data: Callable[[], Dataset]) -> DatasetReport:
                 classes, read = dataset.classes, functools.partial(_label, split)
                 counts[name] = count_labels(read, len(split), len(classes), advance, classes.multi_label)
     except UserError as error:
-        return DatasetReport(dataset, {}, error.faults)
+        unknown = Fault("cannot-read", "", "the dataset cannot be read", "check its files, or report this as a bug")
+        return DatasetReport(dataset, {}, error.faults or (unknown,))
     sizes = {name: len(split) for name, split in dataset.splits.items()}
     faults, warnings = check_counts(dataset.classes, counts, sizes)
     return DatasetReport(dataset, counts, (*dataset.doubts, *faults), tuple(warnings))

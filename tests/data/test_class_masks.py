@@ -97,6 +97,22 @@ def test_a_split_with_masks_of_one_class_alone_is_read_like_the_others(tmp_path)
     np.testing.assert_array_equal(dataset.splits["val"].read(0)[1] == 2, scene(0)[1] == RED)
 
 
+@pytest.mark.parametrize("scheme", ["folders of classes", "splits outside", "splits inside"])
+def test_a_folder_of_masks_called_train_beside_other_classes_is_a_class(scheme, tmp_path):
+    image, mask = SCHEMES[scheme]
+    fill(tmp_path, mask, image, {"bus": BLUE, "car": GROUND, "train": RED})
+    dataset = opened(tmp_path)
+    assert dataset.classes.names == ("bus", "car", "train")
+    assert read_as(dataset) == {"ground": "car", "red": "train", "blue": "bus"}
+
+
+def test_a_folder_without_any_pair_is_a_fault(tmp_path):
+    fill(tmp_path, "masks/{name}/{i:04}.png", classes={"train": RED, "val": BLUE})
+    assert "no pair of image and label was found in" in refused(tmp_path)["no-pairs"].what
+    with pytest.raises(UserError, match="no pair of image and label was found in"):
+        doctor.doctor(parse_flags(doctor.DoctorOptions, [str(tmp_path)], prog="p", description=""))
+
+
 # --- Label Studio ---
 
 REGION = "export/task-{task}-annotation-{number}-by-{user}-tag-{name}-{region}.png"

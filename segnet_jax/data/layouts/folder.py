@@ -8,7 +8,13 @@ from typing import NamedTuple
 from segnet_jax.data.label_files.class_table_files import find_class_table, folder_label_mapping
 from segnet_jax.data.labels.read_options import DEFAULTS, ReadOptions
 from segnet_jax.data.layouts.names.find_lists import lists_in
-from segnet_jax.data.layouts.names.folder_roles import Place, folders_with_pictures, images_among, place_of
+from segnet_jax.data.layouts.names.folder_roles import (
+    Place,
+    class_folders,
+    folders_with_pictures,
+    images_among,
+    place_of,
+)
 from segnet_jax.data.layouts.names.mask_names import entries_of, images_among_masks, masks_of_splits
 from segnet_jax.data.layouts.names.match_labels import (
     WITHOUT_LABEL,
@@ -156,7 +162,7 @@ def survey(folder: Path, read_options: ReadOptions, faults: list[Fault]) -> dict
     Links that leave the folder and unusable file names are added to `faults`.
     """
     found = folders_with_pictures(folder, pictures_below(folder, folder, faults, "", read_options.follow_links))
-    places = {parts: place_of(parts) for parts in found}
+    places = {parts: place_of(parts) for parts in found} | class_folders(found)
     images: dict[str, list[tuple[Place, Path]]] = {}
     labels: dict[str, dict[str, list[tuple[Place, Path]]]] = {}
     named_images = any(place.role == "images" for place in places.values())

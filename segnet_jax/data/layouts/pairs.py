@@ -91,6 +91,10 @@ def open_pairs(
         sound, note = _split_randomly(sound, fraction)
         notes.append(note)
     faults += _leaks(sound)
+    if not faults and not any(sound.values()):
+        message = f"no pair of image and label was found in {shown(str(folder))}"
+        faults.append(Fault("no-pairs", "", message, "name each label like its image, and the folders of both alike"))
+        raise UserErrors(folder, faults)
     if (
         stored is not None
         and found.label_mapping is not None

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -77,6 +77,29 @@ def place_of(parts: Sequence[str]) -> Place:
         if rest:
             key.append("-".join(rest))
     return Place(_role(found), split, tuple(key))
+
+
+def class_folders(folders: Collection[tuple[str, ...]], holds_labels: bool = False) -> dict[tuple[str, ...], Place]:
+    """Return the label folders of a class that is called like a split, such as masks/train beside masks/bus.
+
+    Args:
+      folders: path parts of all folders with pictures.
+      holds_labels: whether the dataset folder is a folder of labels.
+    """
+    places = {parts: place_of(parts) for parts in folders}
+    of_images = {place.split for place in places.values() if place.role not in ("labels", "colored labels")}
+    beside: dict[tuple[str, ...], list[Place]] = {}
+    for parts in folders:
+        beside.setdefault(parts[:-1], []).append(place_of(parts[-1:]))
+    found = {}
+    for parts in folders:
+        own, above = place_of(parts[-1:]), place_of(parts[:-1])
+        is_label = above.role in ("labels", "colored labels") or holds_labels
+        splits = [each.split for each in beside[parts[:-1]] if not each.role]
+        if own.split and not own.role and is_label and (above.split or holds_labels or own.split not in of_images):
+            if "" in splits and len(set(splits)) == 2:
+                found[parts] = above._replace(key=(*above.key, nfc(parts[-1])))
+    return found
 
 
 def _unglued(word: str) -> list[str]:

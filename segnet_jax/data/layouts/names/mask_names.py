@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segnet_jax.data.label_files.class_masks import is_class_mask
-from segnet_jax.data.layouts.names.folder_roles import LABEL_WORDS, place_of
+from segnet_jax.data.layouts.names.folder_roles import LABEL_WORDS, class_folders, place_of
 from segnet_jax.data.layouts.names.match_labels import WITHOUT_LABEL
 from segnet_jax.data.layouts.names.name_pairs import VISUAL, nfc, words
 from segnet_jax.data.layouts.names.split_lists import Entry
@@ -80,7 +80,7 @@ def match_class_masks(
     Raises:
       UserError: If the names number the masks of an image, as masks of single objects.
     """
-    index = _Index(images, folder, holds_labels)
+    index = _Index(images, labels, folder, holds_labels)
     for scheme, find in (
         ("folders are named after the classes", index.by_folder),
         ("names end or begin with the class", index.by_affix),
@@ -181,8 +181,11 @@ def entries_of(
 class _Index:
     """Images by their stems and by their folders."""
 
-    def __init__(self, images: Mapping[str, Path], folder: Path, holds_labels: bool):
+    def __init__(self, images: Mapping[str, Path], labels: Sequence[Path], folder: Path, holds_labels: bool):
         self.folder, self.holds_labels = folder, holds_labels
+        paths = {*labels, *([] if holds_labels else images.values())}
+        parents = {path.relative_to(folder).parts[:-1] for path in paths if path.is_relative_to(folder)}
+        self.class_folders = class_folders(parents, holds_labels)
         self.by_stem: dict[str, list[tuple[str, tuple[str, ...]]]] = {}
         self.by_key: dict[tuple[str, ...], list[str]] = {}
         for name, path in images.items():
@@ -194,10 +197,12 @@ class _Index:
     def key(self, path: Path) -> tuple[str, ...]:
         """Return the folders of a path without those that only say "images", "masks" or a split."""
         parts: list[str] = []
+        folders = path.relative_to(self.folder).parts[:-1]
         is_below = self.holds_labels  # below a folder of labels, any other name is a class or an image
-        for part in path.relative_to(self.folder).parts[:-1]:
+        for depth, part in enumerate(folders, start=1):
             place = place_of((part,))
-            parts += (nfc(part),) if is_below and not place.split else place.key
+            is_split = place.split and folders[:depth] not in self.class_folders
+            parts += (nfc(part),) if is_below and not is_split else place.key
             is_below = is_below or place.role in ("labels", "colored labels")
         return tuple(parts)
 
