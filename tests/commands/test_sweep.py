@@ -78,9 +78,9 @@ def test_named_runs_and_every_combination_of_the_grid_are_runs_in_order(tmp_path
         (SMALL + "[grid]\nseed = [1, 1]\n", "contains a run twice"),
         (
             SMALL.replace("synthetic", "s3://b/x") + "[grid]\nseed = [1]\n",
-            "data in .* is the address s3://b/x, and only",
+            "data in .* is the address s3://b/x, but addresses",
         ),
-        (SMALL + '[grid]\ninit = ["hf://a/b"]\n', "init in .* is the address hf://a/b, and only"),
+        (SMALL + '[grid]\ninit = ["hf://a/b"]\n', "init in .* is the address hf://a/b, but addresses"),
         (SMALL + '[grid]\nloss = ["dise"]\noptimizer = ["adm"]\n', "run .* of .*must be one of .*nearest: adamw"),
         (SMALL + "[grid]\nlearning_rate = [0.1, 99]\n", "run learning_rate=99 of .*--learning-rate must be between"),
         (SMALL + '[grid]\nrun = ["a"]\n', "run in .* applies to a single start"),

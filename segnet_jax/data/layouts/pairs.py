@@ -115,9 +115,6 @@ def open_pairs(
         interpreted = (
             None if found.has_bad_class_file else _interpreted(found, own, sound, folder, read_options, faults, notes)
         )
-        if interpreted is None and not faults:
-            message = f"{folder} has no pair of an image and a label that can be read"
-            faults.append(Fault("no-pairs", folder.name, message, "see data/README.md for the layouts of folders"))
         if faults or interpreted is None:
             raise UserErrors(folder, faults)
         classes, rule, doubts = interpreted.label_mapping.classes, interpreted.rule, interpreted.doubts
