@@ -125,6 +125,10 @@ def check_counts(
         if absent := [name for name in classes.names if name not in present]:
             warnings.append(f"no {split} pixel of {listed(absent)}, which the scores report as absent")
     if classes.multi_label:
+        split, first = next(iter(counts.items()))
+        if not faults and not first.pixels.any():
+            message = f"no {split} label has a pixel of any class, so nothing can be learned"
+            faults.append(Fault("no-usable-label", "", message, "label them, or check how their values are read"))
         return faults, warnings
     if occurring == {classes.names[0]} and len(classes) > 1 and total.pixels.sum() < total.total:
         message = (

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from field_folders import BLUE, RED, scene
+from field_folders import BLUE, RED, save, scene
 from PIL import Image
 from test_class_masks import fill, labels_of, opened, refused
 from test_train import digest_of
@@ -21,6 +21,7 @@ from segnet_jax.data.labels.classes import ClassTable
 from segnet_jax.nn.label_bits import unpack
 from segnet_jax.reporting.colors import colorize, overlay
 from segnet_jax.reporting.prediction_files import mask_suffixes
+from segnet_jax.runs.dataset_checks import check_dataset
 from segnet_jax.system.errors import UserError
 
 FLAGS = (
@@ -167,6 +168,17 @@ def test_portability_lowers_and_compiles_networks_of_one_class_per_pixel_only():
     given = {"prog": "segnet_jax.portability lower", "description": "", "flags": ()}
     with pytest.raises(UserError, match="networks with one class per pixel, got --multi-label"):
         parse_with_config(own_flags(), ["--multi-label"], **given)
+
+
+def test_mostly_void_and_no_pixel_of_any_class_are_faults(tmp_path):
+    fill(tmp_path / "void", "masks/{name}/{i:04}.png", classes=VALUES | {"ignore": 0}, area=lambda ids, v: ids == v)
+    (doubt,) = opened(tmp_path / "void", "--multi-label").doubts
+    assert doubt.kind == "mostly-void" and not opened(tmp_path / "void", "--multi-label --mostly-void").doubts
+    fill(tmp_path / "data", "{split}/masks/{name}/{i:04}.png", "{split}/images/{i:04}.png", VALUES)
+    for path in (tmp_path / "data/train/masks").glob("*/*.png"):
+        save(np.zeros((48, 64), np.uint8), path)
+    (fault,) = check_dataset(lambda: opened(tmp_path / "data", "--multi-label")).faults
+    assert fault.kind == "no-usable-label" and "no train label has a pixel of any class" in fault.what
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def interpret_masks(
     else:
         rest = "are void" if unmasked == VOID else f"are {label_mapping.classes.names[unmasked]}"
     notes.append(f"note: masks of one class each: {listed([*names])}; {_uncovered(scans)} in no mask {rest}")
-    doubts = [] if multi_label else _doubts(scans, ids, unmasked, read_options)
+    doubts = _doubts(scans, ids, unmasked, read_options)
     return Interpretation(label_mapping, rule, tuple(doubts))
 
 
@@ -260,8 +260,11 @@ def _doubts(scans: Sequence[MaskScan], ids: Mapping[str, int], unmasked: int, re
     """Return a fault if most pixels are void."""
     pixels, whole = sum_counts(scan.pixels for scan in scans), sum(scan.total for scan in scans)
     void = sum(count for name, count in pixels.items() if ids[name] == VOID)
-    void += sum(scan.uncovered for scan in scans) if unmasked == VOID else 0
+    void += sum(scan.uncovered for scan in scans) if unmasked == VOID and not read_options.multi_label else 0
     if void <= HALF * whole or read_options.mostly_void:
         return []
+    if read_options.multi_label:  # pixels in no mask have no class, which is not void
+        message = f"{_percent(void, whole)} of all label pixels are void: they are in a mask of a void class"
+        return [Fault("mostly-void", "", message, "correct these masks, or add --mostly-void if they are right")]
     message = f"{_percent(void, whole)} of all label pixels are void: they are in no mask, or in one of a void class"
     return [Fault("mostly-void", "", message, "pass --unmasked background, or add --mostly-void if correct")]
