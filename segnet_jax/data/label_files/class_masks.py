@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -106,7 +107,8 @@ def read_class_masks(
                 file = name_of(next(path for each, path in masks if each == name))
                 pixels = int((areas[other] & area).sum())
                 message = f"the masks of {other} and {name} overlap in {pixels} pixels of {file}"
-                fix = f"--mask-order with both, the one on top last, such as --mask-order {other} {name}"
+                order = f"--mask-order {shlex.quote(other)} {shlex.quote(name)}"
+                fix = f"--mask-order with both, the one on top last, such as {order}"
                 raise UserError(message, kind="overlapping-masks", file=file, fix=f"state {fix}")
         label[area], owner[area] = ids[name], place
     return label
