@@ -12,7 +12,7 @@ from segnet_jax import doctor
 from segnet_jax.config.flags import parse_flags
 from segnet_jax.constants import VOID
 from segnet_jax.data.label_files.class_masks import read_class_masks
-from segnet_jax.data.labels.label_mapping import StoredLabels, labels_from_json
+from segnet_jax.data.labels.label_mapping import LabelRule, StoredLabels, labels_from_json
 from segnet_jax.data.labels.read_options import DEFAULTS
 from segnet_jax.data.layouts.label_studio import masks_for_names, region_of
 from segnet_jax.inference.labels import rule_of
@@ -419,3 +419,13 @@ def test_a_value_for_void_is_refused_with_masks(tmp_path):
     stored = StoredLabels(dataset.classes, dataset.label_rule)
     with pytest.raises(UserError, match="--void 7 cannot be used with masks of one class each"):
         rule_of(stored, dataset.classes, DEFAULTS, 7)
+
+
+def test_the_suggested_order_quotes_names_with_spaces(tmp_path):
+    full = np.full((4, 4), 255, np.uint8)
+    masks = [(name, tmp_path / f"{name}.png") for name in ("box", "red disc")]
+    for _, path in masks:
+        save(full, path)
+    rule = LabelRule(2, (), masks=(("box", 0), ("red disc", 1)))
+    with pytest.raises(UserError, match="such as --mask-order box 'red disc'"):
+        read_class_masks(rule, masks)
