@@ -7,6 +7,7 @@ import pathlib
 import reprlib
 import tomllib
 import typing
+from collections.abc import Iterable
 from importlib import resources
 from typing import Any, Literal
 
@@ -29,7 +30,7 @@ def read_config(path: pathlib.Path, base: Config) -> Config:
     """
     file = pathlib.Path(os.path.realpath(path))  # named by the user, so it may be a link
     values = _read(file.parent, file.name, path)
-    if of_a_start := _of_a_start(values):
+    if of_a_start := fields_of_a_start(values):
         flags = ", ".join(map(option_of, of_a_start))
         raise UserError(
             f"{shown(str(path))} sets {', '.join(of_a_start)}, which may only be given on the command line: remove it "
@@ -52,7 +53,7 @@ def read_whole_config(folder: pathlib.Path, name: str) -> Config:
     """
     path = folder / name
     values = _read(folder, name, path)
-    if of_a_start := _of_a_start(values):
+    if of_a_start := fields_of_a_start(values):
         raise UserError(
             f"{shown(str(path))} sets {', '.join(of_a_start)}, which may only be given on the command line: remove it "
             "from the file, and check what else was changed there",
@@ -62,10 +63,10 @@ def read_whole_config(folder: pathlib.Path, name: str) -> Config:
     return override(Config(), values, source=str(path))
 
 
-def _of_a_start(values: dict[str, Any]) -> list[str]:
+def fields_of_a_start(keys: Iterable[str]) -> list[str]:
     """Return the keys that belong to a single start, such as an address to connect to."""
     known = Config.__dataclass_fields__
-    return [key for key in values if key in known and on_resume(key) == OF_THIS_START["on_resume"]]
+    return [key for key in keys if key in known and on_resume(key) == OF_THIS_START["on_resume"]]
 
 
 def _read(folder: pathlib.Path, name: str, path: pathlib.Path) -> dict[str, Any]:

@@ -126,8 +126,7 @@ class Upload:
             before = self._progress.value
             thread.wait(_PATIENCE)
             if thread.is_busy and self._progress.value == before:
-                files = self._files()
-                self._left = sorted(name for name, about in files.items() if self._done.get(name) != about)
+                self._left = self._changed(self._files())
                 self._why = f"nothing was uploaded for {_PATIENCE:.0f} seconds"
                 return
         thread.wait()
@@ -135,7 +134,7 @@ class Upload:
     def sync(self) -> None:
         """Upload new and changed files; delete uploaded files that no longer exist in the run folder."""
         files = self._files()
-        changed = sorted(name for name, about in files.items() if self._done.get(name) != about)
+        changed = self._changed(files)
         changed.sort(key=lambda name: name.endswith(MANIFEST))  # last, since a manifest marks a complete checkpoint
         self._left, self._why = [], ""
         for place, name in enumerate(changed):
@@ -161,6 +160,10 @@ class Upload:
             f"{len(self._left)} files of {self._folder} were not uploaded to {self._address} ({self._why}): "
             f"{listed(self._left)}; the local run folder is complete, so copy it yourself"
         )
+
+    def _changed(self, files: dict[str, tuple[int, int]]) -> list[str]:
+        """Return the names of the files that were not uploaded as they are now, sorted."""
+        return sorted(name for name, about in files.items() if self._done.get(name) != about)
 
     def _files(self) -> dict[str, tuple[int, int]]:
         """Return name -> (size, modification time) of the run's regular files, without temporary files and the lock."""

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from segnet_jax.config.fields import Config, on_resume
+from segnet_jax.config.fields import Config
+from segnet_jax.config.files import fields_of_a_start
 from segnet_jax.config.flag_specs import flag_words
 from segnet_jax.config.flags import parse_config
 from segnet_jax.runs.default_recipe import default_config
@@ -21,7 +22,7 @@ from segnet_jax.system.files import expanded
 
 TABLES = ("base", "grid", "runs")
 MOST_RUNS = 1000
-_OF_A_START = {name for name in Config.__dataclass_fields__ if on_resume(name) == "of this start"} - {"profile"}
+_OF_A_START = {*fields_of_a_start(Config.__dataclass_fields__)} - {"profile"}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from segnet_jax.data.label_files.class_formats import (
     any_color,
     color_of,
     id_of,
+    is_image_file,
     lines_of,
     name_of,
 )
@@ -18,32 +19,9 @@ from segnet_jax.data.label_files.class_text import structured
 
 _NAME_HEADS = ("name", "class", "classname", "label", "labelname", "category", "classes")
 _COLUMNS = {
-    "id": (
-        *(
-            "pixelvalue",
-            "id",
-            "value",
-            "index",
-            "idx",
-            "labelid",
-            "classid",
-            "pixel",
-            "trainid",
-            "code",
-            "number",
-            "no",
-        ),
-        *(
-            "classindex",
-            "labelindex",
-            "classvalue",
-            "labelvalue",
-            "classnumber",
-            "grayvalue",
-            "greyvalue",
-            "gray",
-            "grey",
-        ),
+    "id": tuple(
+        "pixelvalue id value index idx labelid classid pixel trainid code number no classindex labelindex classvalue "
+        "labelvalue classnumber grayvalue greyvalue gray grey".split()
     ),
     "r": ("r", "red"),
     "g": ("g", "green"),
@@ -66,7 +44,7 @@ def table_csv(text: str) -> Parsed:
     delimiter = max(",;\t", key=lines[0][1].count) if lines else ","
     rows = list(csv.reader([line for _, line in lines], delimiter=delimiter))
     heads = [re.sub(r"[^a-z]", "", head.lower()) for head in rows[0]] if rows else []
-    if any(head in _IMAGE_HEADS for head in heads) or any(map(_is_image_file, rows[0] if rows else ())):
+    if any(head in _IMAGE_HEADS for head in heads) or any(map(is_image_file, rows[0] if rows else ())):
         raise BadTable("lists images, not classes")
     places = {part: _place(heads, known) for part, known in _COLUMNS.items()}
     names = [place for head in _NAME_HEADS for place, each in enumerate(heads) if each == head]
@@ -90,15 +68,11 @@ def _place(heads: Sequence[str], known: Sequence[str]) -> int | None:
     return next((place for place, head in enumerate(heads) if head in known), None)
 
 
-def _is_image_file(cell: str) -> bool:
-    return bool(re.search(r"\.(png|jpe?g|tiff?|bmp|gif|webp)$", cell.strip(), re.IGNORECASE))
-
-
 def _rows(rows: Sequence[Sequence[str]], places: dict[str, int]) -> Parsed:
     found, has_id = [], "id" in places
     for number, row in enumerate(rows, start=2):
         cell = {part: row[place].strip() for part, place in places.items()}
-        if _is_image_file(cell["name"]):
+        if is_image_file(cell["name"]):
             raise BadTable("lists images, not classes")
         if has_id and not cell["id"].isdecimal():
             raise BadTable(f"line {number}: expected a number as the id, got {cell['id'][:40]!r}")

@@ -40,6 +40,11 @@ class BadTable(Exception):
     """Raised for an invalid class file."""
 
 
+def is_image_file(text: str) -> bool:
+    """Return whether a text ends like the name of an image file, which no class is called."""
+    return bool(re.search(r"\.(png|jpe?g|tiff?|bmp|gif|webp)$", text.strip(), re.IGNORECASE))
+
+
 def cvat(text: str) -> Parsed:
     """Parse CVAT's `name:r,g,b:parts:actions`; the value in label files is the line's index."""
     rows: list[Row] = []

@@ -1,10 +1,8 @@
 """Read masks of one class each, and merge those of an image into one label."""
 
 import itertools
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,10 +10,9 @@ import numpy as np
 
 from segnet_jax.constants import VOID, Exif
 from segnet_jax.data.images.picture_header import EXPORT_IDS, MAX_PIXELS
-from segnet_jax.data.label_files.decode_labels import read_label_by, read_stored
-from segnet_jax.data.label_files.stored_pixels import Stored
+from segnet_jax.data.label_files.decode_labels import read_in_threads, read_label_by, read_stored
+from segnet_jax.data.label_files.stored_pixels import Stored, dark_and_bright, is_bimodal
 from segnet_jax.data.labels.label_mapping import LabelRule
-from segnet_jax.system import memory_budget
 from segnet_jax.system.errors import Fault, UserError, UserErrors, listed
 
 Masks = Sequence[tuple[str, Path]]
@@ -179,8 +176,9 @@ def is_class_mask(path: Path, name: str) -> bool:
         stored = read_stored(path, name, True, True, "apply")
     except UserError:
         return True  # which is reported when it is read
-    if stored.lossy or _is_soft(stored):
-        return _is_soft(stored)
+    is_soft = _is_soft(stored)
+    if stored.lossy or is_soft:
+        return is_soft
     held = np.unique(_values(stored))
     return np.count_nonzero(held) <= 1 and (held.size > 1 or held[0] in (0, VOID))
 
@@ -188,9 +186,8 @@ def is_class_mask(path: Path, name: str) -> bool:
 def _is_soft(stored: Stored) -> bool:
     """Return whether a mask is black and white with grays at edges, and not one of a few class ids."""
     grey = stored.grey()
-    dim, bright = grey < 64, (grey > 191) & (grey <= VOID)
-    is_bimodal = (dim | bright).mean() > 0.9 and bright.any()
-    return bool(is_bimodal and (stored.lossy or not (dim | bright).all()))
+    dark, bright = dark_and_bright(grey)
+    return bool(is_bimodal(grey) and bright.any() and (stored.lossy or not (dark | bright).all()))
 
 
 def _values(stored: Stored) -> np.ndarray:
@@ -221,18 +218,10 @@ def scan_masks(
       faults: list to extend with unreadable and invalid masks.
     """
 
-    def read(masks: Masks) -> MaskScan | tuple[Fault, ...]:
-        try:
-            with memory_budget.pictures.scope():
-                return _scan(_areas(masks, threshold, name_of, exif, MAX_PIXELS), name_of(masks[0][1]))
-        except UserError as error:
-            return error.faults
+    def read(masks: Masks) -> MaskScan:
+        return _scan(_areas(masks, threshold, name_of, exif, MAX_PIXELS), name_of(masks[0][1]))
 
-    found: list[MaskScan] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for each in pool.map(read, images):
-            faults.extend(each) if isinstance(each, tuple) else found.append(each)
-    return found
+    return read_in_threads(read, images, faults)
 
 
 def _scan(areas: Mapping[str, np.ndarray], name: str) -> MaskScan:

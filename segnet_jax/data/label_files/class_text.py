@@ -3,7 +3,16 @@
 import re
 from collections.abc import Sequence
 
-from segnet_jax.data.label_files.class_formats import BadTable, Parsed, Row, any_color, id_of, lines_of, name_of
+from segnet_jax.data.label_files.class_formats import (
+    BadTable,
+    Parsed,
+    Row,
+    any_color,
+    id_of,
+    is_image_file,
+    lines_of,
+    name_of,
+)
 
 _MAX_LINE = 400  # characters of a line with a name, an id and a color
 _IGNORE = "__ignore__"  # labelme's name for the id -1, which PNGs store as 255
@@ -41,7 +50,7 @@ def names(text: str) -> Parsed:
       BadTable: If most lines have an id or a color, but not all.
     """
     lines = _without_comments(lines_of(text))
-    if any(re.search(r"\.(png|jpe?g|tiff?|bmp|gif|webp)$", line, re.IGNORECASE) for _, line in lines):
+    if any(is_image_file(line) for _, line in lines):
         raise BadTable("lists image files, not classes")
     if lines and re.match(r"idx\t", lines[0][1], re.IGNORECASE):
         return _object_info(lines[1:])

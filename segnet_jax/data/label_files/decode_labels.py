@@ -3,8 +3,11 @@
 Common decoders corrupt labels silently (a palette becomes gray, 16 bits become 0, four bits are stretched to 0..255).
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -24,7 +27,10 @@ from segnet_jax.data.labels.classes import Color
 from segnet_jax.data.labels.label_colors import color_ids, describe_unknown
 from segnet_jax.data.labels.label_mapping import LabelRule
 from segnet_jax.data.labels.void import OUTSIDE
-from segnet_jax.system.errors import UserError, listed
+from segnet_jax.system import memory_budget
+from segnet_jax.system.errors import Fault, UserError, listed
+
+Item, Read = TypeVar("Item"), TypeVar("Read")
 
 MAX_STRAY = 0.02
 """Fraction of a label's pixels up to which unknown colors look like anti-aliasing rather than a missing class."""
@@ -174,3 +180,20 @@ def read_stored(
         values = values // (255 // (2**header.bits - 1))  # Pillow stretches them to 0..255
     kind = "rgb" if values.ndim == 3 else "palette" if palette is not None else "grey"
     return Stored(values, kind, palette, header.format * header.is_lossy)
+
+
+def read_in_threads(read: Callable[[Item], Read], items: Sequence[Item], faults: list[Fault]) -> list[Read]:
+    """Return the results of `read` for each item, within the memory budget; a UserError adds its faults instead."""
+
+    def checked(item: Item) -> Read | UserError:
+        try:
+            with memory_budget.pictures.scope():
+                return read(item)
+        except UserError as error:
+            return error
+
+    found: list[Read] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for each in pool.map(checked, items):
+            faults.extend(each.faults) if isinstance(each, UserError) else found.append(each)
+    return found

@@ -1,22 +1,19 @@
 """Count the values and colors stored in label files."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from segnet_jax.data.images.picture_header import EXPORT_IDS
-from segnet_jax.data.label_files.decode_labels import read_stored
-from segnet_jax.data.label_files.stored_pixels import Stored
+from segnet_jax.data.label_files.decode_labels import read_in_threads, read_stored
+from segnet_jax.data.label_files.stored_pixels import Stored, is_bimodal
 from segnet_jax.data.labels.classes import Color
 from segnet_jax.data.labels.label_colors import count_colors, pack, unpack
 from segnet_jax.data.labels.label_mapping import Kind
 from segnet_jax.data.labels.read_options import ReadOptions
-from segnet_jax.system import memory_budget
 from segnet_jax.system.errors import Fault, UserError, listed, shown
 
 Label = tuple[Path, str]
@@ -53,22 +50,16 @@ class LabelScan:
 def scan(labels: Sequence[Label], read_options: ReadOptions, faults: list[Fault]) -> list[LabelScan]:
     """Scan all label files; unreadable files are added to `faults`."""
 
-    def read(label: Label) -> LabelScan | tuple[Fault, ...]:
+    def read(label: Label) -> LabelScan:
         path, name = label
         exif = "apply" if read_options.exif == "by-label" else read_options.exif
         try:
-            with memory_budget.pictures.scope():
-                return scan_stored(read_stored(path, name, True, True, exif), name)
+            return scan_stored(read_stored(path, name, True, True, exif), name)
         except ValueError as error:
-            return (Fault("unknown-color", name, f"label {name} contains {error}", EXPORT_IDS),)
-        except UserError as error:
-            return error.faults
+            message = f"label {name} contains {error}"
+            raise UserError(message, kind="unknown-color", file=name, fix=EXPORT_IDS) from None
 
-    found: list[LabelScan] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for each in pool.map(read, labels):
-            faults.extend(each) if isinstance(each, tuple) else found.append(each)
-    return found
+    return read_in_threads(read, labels, faults)
 
 
 def scan_stored(stored: Stored, name: str) -> LabelScan:
@@ -79,7 +70,7 @@ def scan_stored(stored: Stored, name: str) -> LabelScan:
     """
     values, grey = stored.values(), stored.grey()
     seen = {
-        "is_bimodal": bool(((grey < 64) | ((grey > 191) & (grey < 256))).mean() > 0.9),
+        "is_bimodal": is_bimodal(grey),
         "brightest": int(grey.max()),
         "lossy": stored.lossy,
     }

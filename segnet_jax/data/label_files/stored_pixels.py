@@ -54,3 +54,14 @@ class Stored:
         if self.kind == "grey":
             return self.pixels
         return np.asarray(Image.fromarray(self.colors()).convert("L"))
+
+
+def dark_and_bright(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return which pixels of brightness [H,W] are near black and which are near white; values above 255 are neither."""
+    return grey < 64, (grey > 191) & (grey < 256)
+
+
+def is_bimodal(grey: np.ndarray) -> bool:
+    """Return whether nearly all pixels are near black or near white, as in a mask of two classes."""
+    dark, bright = dark_and_bright(grey)
+    return bool((dark | bright).mean() > 0.9)

@@ -88,16 +88,19 @@ def class_folders(folders: Collection[tuple[str, ...]], holds_labels: bool = Fal
     """
     places = {parts: place_of(parts) for parts in folders}
     of_images = {place.split for place in places.values() if place.role not in ("labels", "colored labels")}
-    beside: dict[tuple[str, ...], list[Place]] = {}
+    by_parent: dict[tuple[str, ...], dict[tuple[str, ...], str]] = {}  # parent -> its folders without a role -> split
     for parts in folders:
-        beside.setdefault(parts[:-1], []).append(place_of(parts[-1:]))
+        last = place_of(parts[-1:])
+        if not last.role:
+            by_parent.setdefault(parts[:-1], {})[parts] = last.split
     found = {}
-    for parts in folders:
-        own, above = place_of(parts[-1:]), place_of(parts[:-1])
+    for parent, splits in by_parent.items():
+        above = place_of(parent)
         is_label = above.role in ("labels", "colored labels") or holds_labels
-        splits = [each.split for each in beside[parts[:-1]] if not each.role]
-        if own.split and not own.role and is_label and (above.split or holds_labels or own.split not in of_images):
-            if "" in splits and len(set(splits)) == 2:
+        if not is_label or "" not in splits.values() or len({*splits.values()}) != 2:
+            continue
+        for parts, split in splits.items():
+            if split and (above.split or holds_labels or split not in of_images):
                 found[parts] = above._replace(key=(*above.key, nfc(parts[-1])))
     return found
 

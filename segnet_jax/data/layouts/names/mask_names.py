@@ -146,8 +146,9 @@ def _look_like_masks(found: ClassMasks) -> bool:
 def _check_not_instances(found: ClassMasks, folder: Path) -> None:
     """Raise UserError if the names of the masks are numbers or checksums, or count the objects of a class."""
     numbered = [name for name in found.classes if re.fullmatch(r"(\d+|[0-9a-fA-F]{8,})", name)]
-    stems: Counter[str] = Counter(re.sub(rf"[{_SEPARATORS}]*\d+$", "", name) for name in found.classes)
-    counted = [name for name in found.classes if stems[re.sub(rf"[{_SEPARATORS}]*\d+$", "", name)] > 1]
+    stems = {name: re.sub(rf"[{_SEPARATORS}]*\d+$", "", name) for name in found.classes}
+    uses = Counter(stems.values())
+    counted = [name for name, stem in stems.items() if uses[stem] > 1]
     if not numbered and not counted:
         return
     image, masks = max(found.masks.items(), key=lambda item: len(item[1]))

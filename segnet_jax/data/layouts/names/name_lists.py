@@ -85,8 +85,7 @@ def image_columns(lines: Sequence[tuple[int, str]], known: dict[str, Entry]) -> 
     """
     if len(lines) < 2:
         return []
-    delimiter = max("\t,;", key=lines[1][1].count)
-    rows = list(csv.reader([line for _, line in lines], delimiter=delimiter))
+    rows = csv_rows([line for _, line in lines], sample=lines[1][1])
     width = len(rows[1])
     if width < 2 or any(len(row) != width for row in rows):
         return []
@@ -104,6 +103,11 @@ def image_columns(lines: Sequence[tuple[int, str]], known: dict[str, Entry]) -> 
         (number, row[image].strip() if label is None else f'"{row[image].strip()}" "{row[label].strip()}"')
         for (number, _), row in rest
     ]
+
+
+def csv_rows(lines: Sequence[str], sample: str) -> list[list[str]]:
+    """Split the lines of a table at tabs, commas or semicolons, whichever `sample` has most of."""
+    return list(csv.reader(lines, delimiter=max("\t,;", key=sample.count)))
 
 
 def _first_columns(lines: list[tuple[int, str]], known: dict[str, Entry]) -> list[tuple[int, str]]:

@@ -1,13 +1,12 @@
 """Splits given by a table, a JSON file or the names of the images, where neither folders nor lists give one."""
 
-import csv
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from segnet_jax.data.images.picture_header import check_inside
 from segnet_jax.data.layouts.names.folder_roles import SPLIT_WORDS
-from segnet_jax.data.layouts.names.name_lists import index_entries, listed_entry
+from segnet_jax.data.layouts.names.name_lists import csv_rows, index_entries, listed_entry
 from segnet_jax.data.layouts.names.name_pairs import nfc, words
 from segnet_jax.data.layouts.names.split_lists import Entry, read_lines
 from segnet_jax.system.errors import UserError, shown
@@ -100,7 +99,7 @@ def _csv_rows(lines: Sequence[str]) -> Iterable[tuple[str, Sequence[str]]]:
     """Yield the split and the other cells of each row of a table with a column of splits."""
     if not lines:
         return
-    rows = list(csv.reader(lines, delimiter=max("\t,;", key=lines[0].count)))
+    rows = csv_rows(lines, sample=lines[0])
     column = next((place for place, head in enumerate(rows[0]) if head.strip().lower() in _HEADS), None)
     if column is None:
         return
